@@ -1,0 +1,68 @@
+"""Ask a verifier, check what it answers, and combine its parts into one score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from .errors import SearchError
+from .types import NAN, Verifier
+
+Parts = dict[str, float]
+
+
+class VerifierFailed(SearchError):
+    """A verifier raised; `__cause__` is what it raised."""
+
+    def __init__(self, name: str, error: Exception) -> None:
+        super().__init__(f"verifier {name} failed: {type(error).__name__}: {error}")
+        self.name = name
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    try:
+        yield
+    except VerifierFailed:
+        raise
+    except Exception as error:
+        raise VerifierFailed(name, error) from error
+
+
+def is_pooled(verifier: Verifier) -> bool:
+    """Whether a candidate's score depends on the other candidates (rank ensembles)."""
+    return bool(getattr(verifier, "pooled", False))
+
+
+def ask(verifier: Verifier, images: Tensor, prompt: str) -> list[Parts]:
+    """What a verifier, or every member of an ensemble, says of each of images [B, H, W, 3].
+
+    Infinite scores become NaN: they judge nothing. Raises VerifierFailed with the member's name.
+    """
+    members: Sequence[Verifier] = getattr(verifier, "members", ())
+    if members:
+        answers = [ask(member, images, prompt) for member in members]
+        return [{name: score for answer in answers for name, score in answer[i].items()} for i in range(len(images))]
+    with _named(verifier.name):
+        scores = verifier.score(images, prompt)
+        got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        if got != (len(images),):
+            raise SearchError(f"got {got} for {len(images)} images; expected a tensor of one score per image")
+    values = scores.detach().to("cpu").double().tolist()
+    return [{verifier.name: value if math.isfinite(value) else NAN} for value in values]
+
+
+def mean(parts: Sequence[Parts]) -> Parts:
+    """The mean of each part over the images of one candidate (a latent batch, or the frames of a video)."""
+    return {name: sum(p[name] for p in parts) / len(parts) for name in parts[0]}
+
+
+def combine(verifier: Verifier, pool: Sequence[Parts]) -> list[float]:
+    """One score per member of a pool of candidates."""
+    if getattr(verifier, "members", ()):
+        scores: list[float] = verifier.combine(pool)  # type: ignore[attr-defined]
+        return scores
+    return [parts[verifier.name] for parts in pool]

@@ -1,0 +1,174 @@
+"""Recipes: the JSON that regenerates a candidate's noise, and the noise geometry that it names.
+
+A recipe is a list of operations, applied from left to right:
+
+    {"op": "seed", "seed": 7}                            stock noise of a plain seed (always first, or "given")
+    {"op": "given", "seed": 7}                           the noise of a NOISE object that only its owner can make again
+    {"op": "near", "seed": 11, "cosine": 0.95}           a neighbour on the sphere, at that cosine
+    {"op": "slerp", "with": [...], "fraction": 0.5}      spherical interpolation towards another recipe's noise
+    {"op": "renoise", "seed": 13, "from": 0.1, "to": 0.9}  the path left its start noise here (sigmas)
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import SearchError
+
+Operation = dict[str, Any]
+FIELDS: dict[str, dict[str, type]] = {
+    "seed": {"seed": int},
+    "given": {"seed": int},
+    "near": {"seed": int, "cosine": float},
+    "slerp": {"with": list, "fraction": float},
+    "renoise": {"seed": int, "from": float, "to": float},
+}
+
+
+def gaussian(like: Tensor, seed: int) -> Tensor:
+    """Unit Gaussian of the shape of `like`, drawn on the CPU from `seed` alone."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn(like.shape, generator=generator, dtype=torch.float32).to(like.dtype)
+
+
+def neighbour(noise: Tensor, seed: int, cosine: float) -> Tensor:
+    """A point of the sphere through `noise` whose cosine to it is `cosine` (-1..1).
+
+    The direction is uniform among those orthogonal to `noise`, so the norm is kept exactly, as the zero-order
+    search of Ma et al. 2025 (arXiv 2501.09732) needs: mixing noises linearly would shrink the variance.
+    """
+    flat = noise.double().flatten()
+    direction = gaussian(noise, seed).double().flatten()
+    direction = direction - flat * (direction @ flat) / (flat @ flat)
+    direction = direction * (flat.norm() / direction.norm())
+    moved: Tensor = cosine * flat + math.sqrt(1 - cosine**2) * direction
+    return moved.reshape(noise.shape).to(noise.dtype)
+
+
+def slerp(a: Tensor, b: Tensor, fraction: float) -> Tensor:
+    """Spherical interpolation from `a` (fraction 0) to `b` (1); the norm goes linearly from |a| to |b|."""
+    x, y = a.double().flatten(), b.double().flatten()
+    x_norm, y_norm = x.norm(), y.norm()
+    angle = torch.arccos((x @ y / (x_norm * y_norm)).clamp(-1, 1))
+    if float(angle) < 1e-6:  # equal directions: the formula is 0/0 and any weights do
+        mixed: Tensor = (1 - fraction) * x / x_norm + fraction * y / y_norm
+    else:
+        mixed = torch.sin((1 - fraction) * angle) * x / x_norm + torch.sin(fraction * angle) * y / y_norm
+    mixed = mixed / mixed.norm() * ((1 - fraction) * x_norm + fraction * y_norm)
+    return mixed.reshape(a.shape).to(a.dtype)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What regenerates one candidate's noise (see the module's text for the operations)."""
+
+    operations: tuple[Operation, ...]
+
+    @classmethod
+    def of_seed(cls, seed: int) -> Recipe:
+        """The stock noise of a plain seed."""
+        return cls(({"op": "seed", "seed": seed},))
+
+    @classmethod
+    def of_given(cls, seed: int) -> Recipe:
+        """The noise of a NOISE object that is no plain seed; `seed` is what it says its step noise starts from."""
+        return cls(({"op": "given", "seed": seed},))
+
+    def then(self, **operation: Any) -> Recipe:
+        """This recipe with one more operation."""
+        return Recipe((*self.operations, operation))
+
+    @property
+    def seed(self) -> int | None:
+        """The plain seed that a stock sampler turns into the same image, or None if there is no such seed."""
+        return self.step_seed if len(self.operations) == 1 and self.operations[0]["op"] == "seed" else None
+
+    @property
+    def step_seed(self) -> int:
+        """The seed of the step noise: a neighbour keeps its pivot's, a re-noised path has its own."""
+        renoised = [int(o["seed"]) for o in self.operations if o["op"] == "renoise"]
+        return renoised[-1] if renoised else int(self.operations[0]["seed"])
+
+    @property
+    def replayable(self) -> bool:
+        """True while the start noise alone decides the image (no re-noising on the way)."""
+        return all(o["op"] != "renoise" for o in self.operations)
+
+    def noise(self, draw: Callable[[int], Tensor], given: Tensor | None = None) -> Tensor:
+        """The unit start noise. `draw` makes the stock noise of a seed; `given` stands for the "given" operation."""
+        noise = torch.empty(0)
+        for operation in self.operations:
+            kind = operation["op"]
+            if kind == "seed":
+                noise = draw(int(operation["seed"]))
+            elif kind == "given":
+                if given is None:
+                    raise SearchError(
+                        "this recipe starts from a NOISE that another node made, so it cannot be made from the text "
+                        "alone; expected a recipe that starts with a seed: wire that NOISE to Noise Candidate instead"
+                    )
+                noise = given
+            elif kind == "near":
+                noise = neighbour(noise, int(operation["seed"]), float(operation["cosine"]))
+            elif kind == "slerp":
+                other = Recipe(tuple(operation["with"])).noise(draw, given)
+                noise = slerp(noise, other, float(operation["fraction"]))
+            elif kind == "renoise":
+                break  # from here on the path is no longer decided by its start noise
+        return noise
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(list(self.operations))
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """Read `to_json` back. Raises SearchError that says what is wrong and where."""
+        try:
+            operations = json.loads(text)
+        except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of thousands of digits
+            raise SearchError(f"recipe: got text that is not JSON ({error}); expected what the report shows") from None
+        return cls(_checked(operations, "recipe"))
+
+
+def _checked(operations: Any, where: str) -> tuple[Operation, ...]:
+    if not isinstance(operations, list) or not operations:
+        raise SearchError(f"{where}: got {operations!r}; expected a list of operations that starts with a seed")
+    for index, operation in enumerate(operations):
+        kind = operation.get("op") if isinstance(operation, dict) else None
+        if not isinstance(kind, str) or kind not in FIELDS or (index == 0) != (kind in ("seed", "given")):
+            raise SearchError(
+                f"{where}, operation {index}: got {operation!r}; expected one of {sorted(FIELDS)}, "
+                "with a seed (or given) at the start and nowhere else"
+            )
+        for name, expected in FIELDS[kind].items():
+            value = operation.get(name)
+            accepted = (int, float) if expected is float else expected
+            finite = expected is not float or (isinstance(value, int | float) and math.isfinite(value))
+            if isinstance(value, bool) or not isinstance(value, accepted) or not finite:
+                raise SearchError(
+                    f"{where}, operation {index} ({kind}): got {name}={value!r}; expected {expected.__name__}"
+                )
+        if kind == "near" and not -1 <= operation["cosine"] <= 1:
+            raise SearchError(f"{where}, operation {index}: got cosine={operation['cosine']}; expected -1 to 1")
+        if "seed" in operation and not 0 <= operation["seed"] < 1 << 64:
+            raise SearchError(f"{where}, operation {index}: got seed={operation['seed']}; expected 0 to 2**64 - 1")
+        if kind == "slerp":
+            _checked(operation["with"], f"{where}, operation {index} (slerp, with)")
+    return tuple(operations)
+
+
+def describe(operations: Sequence[Operation]) -> str:
+    """A short human name of a recipe: 'seed 7', 'seed 7, 3 moves', 'seed 7, re-noised'."""
+    first = operations[0]
+    text = f"{'seed' if first['op'] == 'seed' else 'given noise'} {first['seed']}"
+    moves = sum(o["op"] in ("near", "slerp") for o in operations)
+    renoised = sum(o["op"] == "renoise" for o in operations)
+    return text + (f", {moves} moves" if moves else "") + (f", re-noised {renoised} times" if renoised else "")

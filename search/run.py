@@ -1,0 +1,526 @@
+"""The driver: the only loop. It serves what an algorithm asks for and owns everything that costs.
+
+It cuts rows into micro-batches, halves them when memory runs out, meters NFE and seconds, keeps the best,
+writes the ledger as it goes, and ends the search at the first limit. An algorithm never sees any of that.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from . import judging
+from .budget import Budget
+from .errors import SearchError
+from .judging import VerifierFailed
+from .random_search import random_search
+from .recipe import describe
+from .report import Evaluation, Kept, Ledger, SearchReport, ranked
+from .space import Candidates, Space
+from .types import NAN, Advance, Algorithm, Finish, Judge, Plan, Renoise, Request, Row, Sampler, Verifier
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Watcher:
+    """Who watches a search: override what is of interest. The methods here do nothing."""
+
+    def progress(self, nfe: int, expected: int | None) -> None:
+        """`nfe` forwards were made; `expected` is the driver's guess of the total, if it has one."""
+
+    def evaluated(self, evaluation: Evaluation, images: Tensor, best: bool) -> None:
+        """An image was scored; `best` when it leads now. images [b, (T,) H, W, 3] in 0..1."""
+
+    def finish_now(self) -> bool:
+        """Whether the user asks to end with the best so far."""
+        return False
+
+
+class _Stop(BaseException):
+    """A limit is reached. Not an Exception, so that no sampler or algorithm swallows it."""
+
+    def __init__(self, reason: dict[str, float]) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class _Attempt:
+    """A context in which running out of memory is an answer (`failed`), and nothing else is."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+        self.failed = False
+
+    def __enter__(self) -> _Attempt:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
+        causes = [e for e in (error, error.__cause__ if error else None) if e is not None]
+        self.failed = any(self.sampler.is_out_of_memory(e) for e in causes)
+        return self.failed
+
+
+class _Captured:
+    """A context that keeps an exception of one kind instead of letting it through."""
+
+    def __init__(self, kind: type[BaseException]) -> None:
+        self.kind = kind
+        self.error: BaseException | None = None
+
+    def __enter__(self) -> _Captured:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
+        self.error = error if isinstance(error, self.kind) else None
+        return self.error is not None
+
+
+class _Driver:
+    """The state of one search."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        verifier: Verifier,
+        held_out: Verifier | None,
+        budget: Budget,
+        prompt: str,
+        plan: Plan,
+        report: SearchReport,
+        top_k: int,
+        batch: int,
+        ledger: Ledger,
+        watcher: Watcher,
+    ) -> None:
+        self.sampler, self.verifier, self.held_out = sampler, verifier, held_out
+        self.budget, self.prompt, self.plan = budget, prompt, plan
+        self.report, self.top_k, self.ledger, self.watcher = report, top_k, ledger, watcher
+        self.batch = {"model": batch, "VAE": batch, "verifier": batch}  # 0 = the sampler's own estimate
+        self.created = time.monotonic()
+        self.started: float | None = None
+        self.pool: list[judging.Parts] = []  # of the candidates that can still win
+        self.pool_ids: list[int] = []
+        self.kept: dict[int, Kept] = {}
+        self.best: float | None = None
+        self.since_best = 0
+        self.open: list[Row] = []  # unfinished rows that an algorithm holds
+        self.origins: list[Row] = []  # judged rows that were re-noised last: worth finishing if time is up
+        self.measured: dict[tuple[float, ...], int] = {}
+        self.move_seconds: float | None = None  # of one row in the last micro-batch
+        self.row_seconds: float | None = None  # the same with its images and scores
+        self.mark = (0, 0)  # NFE and model rows before the micro-batch that is being evaluated
+
+    # the meter, seen by the sampler
+
+    def forward(self, rows: int) -> None:
+        """Count `rows` rows before they enter the denoiser; end the search rather than exceed its budget."""
+        if self.started is None:
+            self.started = time.monotonic()
+            self.report.load_seconds = self.started - self.created
+        if self.budget.nfe and self.report.nfe + rows > self.budget.nfe:
+            raise _Stop({"nfe": self.budget.nfe})
+        if self.pool and self.watcher.finish_now():
+            raise _Stop({"finish now": 1})
+        self.report.nfe += rows
+        self.watcher.progress(self.report.nfe, self.expected_nfe())
+
+    def model_rows(self, rows: int) -> None:
+        """Count rows that entered the network itself."""
+        self.report.model_rows += rows
+
+    @property
+    def seconds(self) -> float:
+        return 0.0 if self.started is None else time.monotonic() - self.started
+
+    def expected_nfe(self) -> int | None:
+        """The total NFE that the limits allow, as far as they can be known."""
+        guesses: list[float] = [self.budget.nfe] if self.budget.nfe else []
+        if self.budget.candidates and self.plan.candidate_nfe:
+            guesses.append(self.budget.candidates * self.plan.candidate_nfe)
+        if self.budget.seconds and self.seconds > 0:
+            guesses.append(self.report.nfe * max(1.0, self.budget.seconds / self.seconds))
+        return max(self.report.nfe, round(min(guesses))) if guesses else None
+
+    # requests
+
+    def serve(self, request: Request) -> list[Row]:
+        if not request.rows:  # it would ask for nothing for ever, and no limit would end it
+            raise SearchError("the algorithm asked for no rows; expected at least one: raise its settings above 0")
+        if isinstance(request, Finish):
+            return self.finish(list(request.rows))
+        if isinstance(request, Advance):
+            return self.advance(list(request.rows), tuple(request.sigmas))
+        if isinstance(request, Judge):
+            return self.judge(list(request.rows))
+        if isinstance(request, Renoise):
+            pairs = zip(request.rows, request.seeds, strict=True)
+            moved = [self.sampler.renoise(row, request.sigma, seed) for row, seed in pairs]
+            self.origins = [*{id(row): row for row in request.rows if math.isfinite(row.score)}.values()]
+            self.open = list(moved)
+            return moved
+        raise SearchError(f"the algorithm asked for {request!r}; expected Advance, Finish, Judge or Renoise")
+
+    def finish(self, rows: list[Row]) -> list[Row]:
+        known = set(self.pool_ids)
+        again = [row.x is None and row.id in known for row in rows]
+        queue = [row for row, finished in zip(rows, again, strict=True) if not finished]
+        done: list[Row] = []
+        while queue:
+            self.open = list(queue)
+            self.check()
+            sigmas = self.plan.down(queue[0].sigma, self.sampler.sigmas[-1])
+            moved = self.move(queue[: self.affordable(sigmas)], sigmas)
+            queue = queue[len(moved) :]
+            self.open = list(queue)
+            done += self.evaluate(moved, finished=True)
+        scores = dict(zip(self.pool_ids, judging.combine(self.verifier, self.pool), strict=True))
+        self.origins = []
+        fresh = iter(done)
+        replies = [row if finished else next(fresh) for row, finished in zip(rows, again, strict=True)]
+        return [replace(row, score=scores.get(row.id if row.id is not None else -1, row.score)) for row in replies]
+
+    def advance(self, queue: list[Row], sigmas: tuple[float, ...]) -> list[Row]:
+        self.open = list(queue)
+        self.afford(len(queue), self.cost(sigmas), sigmas[-1])
+        done: list[Row] = []
+        while queue:
+            self.check()
+            moved = self.move(queue[: self.size("model")], sigmas)
+            queue = queue[len(moved) :]
+            done += moved
+            self.open = done + queue
+        return done
+
+    def judge(self, queue: list[Row]) -> list[Row]:
+        self.open = list(queue)
+        self.afford(len(queue), self.sampler.rows_per_candidate, queue[0].sigma)
+        done: list[Row] = []
+        while queue:
+            self.check()
+            predicted = self.fitting("model", queue, lambda rows: self.sampler.predict(rows, self))
+            queue = queue[len(predicted) :]
+            done += self.evaluate(predicted, finished=False)
+            self.open = done + queue
+        return done
+
+    def finish_open_rows(self) -> None:
+        """At the end: finish the best open row if nothing is finished yet, and more where NFE is left for them."""
+        rows = sorted(
+            [*self.open, *self.origins],
+            key=lambda row: (row.x is None, -row.score if math.isfinite(row.score) else math.inf),
+        )
+        for row in rows:
+            sigmas = self.plan.down(row.sigma, self.sampler.sigmas[-1])
+            cost = self.cost(sigmas)
+            fits = self.report.nfe + (1 if cost is None else cost) <= self.budget.nfe
+            if self.pool and not ("nfe" in self.report.stopped and fits):
+                continue
+            with _Captured(_Stop) as captured:
+                self.evaluate(self.move([row], sigmas), finished=True)
+            if captured.error:
+                break
+        self.report.seconds = self.seconds
+
+    def result(self) -> SearchReport:
+        """The report with the best candidates in it. Raises SearchError when there is none."""
+        self.report.top = ranked(self.winners())[: self.top_k]
+        if not self.report.top:
+            verdicts = [e.verdict for e in self.report.finished]
+            if not verdicts:
+                raise SearchError(
+                    f"budget: {self.report.stopped} was reached before one candidate was finished; raise that limit"
+                )
+            raise SearchError(
+                f"no candidate can win: of {len(verdicts)}, verifier {self.verifier.name} could not judge "
+                f"{verdicts.count('not judged')} (NaN) and vetoed {verdicts.count('vetoed')}; "
+                "change the verifier or its veto threshold"
+            )
+        return self.report
+
+    # what it costs
+
+    def cost(self, sigmas: tuple[float, ...]) -> int | None:
+        """NFE of taking one candidate along `sigmas`: known from the sampler, or measured once it was done."""
+        forwards = self.sampler.cost(sigmas)
+        return self.measured.get(sigmas) if forwards is None else forwards * self.sampler.rows_per_candidate
+
+    def check(self) -> None:
+        """Between micro-batches: stop at the limits that need no new image to be reached."""
+        if self.pool and self.watcher.finish_now():
+            raise _Stop({"finish now": 1})
+        reached = self.budget.reached(candidates=0, nfe=self.report.nfe, seconds=self.seconds, best=None, since_best=0)
+        if reached and (self.pool or self.open):
+            raise _Stop(reached)
+
+    def afford(self, rows: int, cost: int | None, end: float) -> None:
+        """Refuse a mid-way request that would leave too little to finish one image."""
+        reserve = 0 if self.pool else self.cost(self.plan.down(end, self.sampler.sigmas[-1])) or 0
+        needed = rows * (1 if cost is None else cost) + reserve
+        if self.budget.nfe and self.report.nfe + needed > self.budget.nfe:
+            raise _Stop({"nfe": self.budget.nfe})
+
+    def affordable(self, sigmas: tuple[float, ...]) -> int:
+        """How many candidates the next micro-batch may hold within the limits that are left."""
+        size, cost = self.size("model"), self.cost(sigmas)
+        if self.budget.candidates:
+            size = min(size, self.budget.candidates - len(self.report.finished))
+        if self.budget.nfe and cost:
+            size = min(size, (self.budget.nfe - self.report.nfe) // cost)
+        if size < 1:
+            raise _Stop({"nfe": self.budget.nfe} if self.budget.nfe else {"candidates": self.budget.candidates})
+        return 1 if cost is None else size  # an unknown cost is measured on one row
+
+    def size(self, phase: str) -> int:
+        """The micro-batch of a phase; a seconds budget starts with one row, then takes what still fits in time."""
+        size = self.batch[phase] or self.sampler.micro_batch()
+        if phase == "model" and self.budget.seconds:
+            left = self.budget.seconds - self.seconds
+            size = 1 if self.row_seconds is None else min(size, max(1, int(left / max(self.row_seconds, 1e-6))))
+        return size
+
+    # work that may run out of memory
+
+    def fitting(
+        self, phase: str, items: Sequence[Item], work: Callable[[Sequence[Item]], list[Result]]
+    ) -> list[Result]:
+        """`work` on as many items as one micro-batch takes; halved when memory runs out. Returns that prefix."""
+        size, alone = min(self.size(phase), len(items)), 0
+        while True:
+            nfe, model_rows = self.report.nfe, self.report.model_rows
+            if phase == "model":
+                self.mark = nfe, model_rows
+            with _Attempt(self.sampler) as attempt:
+                return work(items[:size])
+            if attempt.failed:
+                self.report.lost_nfe += self.report.nfe - nfe
+                self.report.nfe, self.report.model_rows = nfe, model_rows
+                self.sampler.free_memory()
+                if size == 1:
+                    alone += 1
+                    if alone == 3:
+                        raise SearchError(
+                            f"the {phase} ran out of memory on a single candidate, three times in a row; "
+                            "use a smaller latent or a smaller model"
+                        )
+                    self.note(f"{phase}: out of memory on one candidate at NFE {nfe}, tried again")
+                else:
+                    self.note(f"{phase}: out of memory at NFE {nfe}, batch {size} -> {(size + 1) // 2}")
+                    size = self.batch[phase] = (size + 1) // 2
+
+    def note(self, text: str) -> None:
+        if text not in self.report.notes:
+            self.report.notes.append(text)
+
+    def move(self, rows: list[Row], sigmas: tuple[float, ...]) -> list[Row]:
+        before, nfe = self.seconds, self.report.nfe  # 0 before the first forward, so that loading is not counted
+        if len(sigmas) < 2:
+            self.mark = self.report.nfe, self.report.model_rows
+            return rows
+        moved = self.fitting("model", rows, lambda batch: self.sampler.advance(batch, sigmas, self))
+        if moved:
+            self.measured[sigmas] = -((nfe - self.report.nfe) // len(moved))
+            self.row_seconds = self.move_seconds = (self.seconds - before) / len(moved)
+        return moved
+
+    # images and scores
+
+    def evaluate(self, rows: list[Row], finished: bool) -> list[Row]:
+        """Decode, score and record rows in order. Stops at the first that reaches a limit; the rest cannot win."""
+        before = time.monotonic()
+        (nfe, model_rows), images = self.mark, self.decode(rows)
+        spent, entered = self.report.nfe - nfe, self.report.model_rows - model_rows
+        done: list[Row] = []
+        reason: dict[str, float] = {}
+        for i, (parts, held_out) in enumerate(self.scores(rows, images, finished)):
+            share = (i + 1) / len(rows)
+            evaluation = Evaluation(
+                id=len(self.report.evaluations),
+                candidate=len(self.report.finished) if finished else None,
+                parent=rows[i].parent if rows[i].id is None else rows[i].id,
+                sigma=rows[i].sigma,
+                score=NAN,
+                parts=parts,
+                held_out=held_out,
+                nfe=nfe + round(spent * share),
+                model_rows=model_rows + round(entered * share),
+                seconds=self.seconds,
+                seed=rows[i].recipe.seed,
+                recipe=rows[i].recipe.operations,
+                after_stop=bool(reason),
+            )
+            done.append(self.record(evaluation, rows[i], images[i]))
+            if finished and not reason:
+                reason = self.budget.reached(
+                    candidates=len(self.report.finished), nfe=0, seconds=0, best=self.best, since_best=self.since_best
+                )
+        if self.move_seconds is not None:
+            self.row_seconds = self.move_seconds + (time.monotonic() - before) / len(rows)
+        if reason:
+            raise _Stop(reason)
+        return done
+
+    def decode(self, rows: list[Row]) -> list[Tensor]:
+        images: list[Tensor] = []
+        while len(images) < len(rows):
+            images += self.fitting("VAE", rows[len(images) :], self.sampler.decode)
+        return images
+
+    def scores(
+        self, rows: list[Row], images: list[Tensor], finished: bool
+    ) -> Iterator[tuple[judging.Parts, judging.Parts]]:
+        """Parts of every row in order. When a verifier raises, it is asked one row at a time up to the bad one."""
+        start, failure = 0, None
+        while start < len(rows):
+            batch = images[start : start + 1] if failure else images[start:]
+            with _Captured(VerifierFailed) as captured:
+                answers = self.fitting("verifier", batch, self.ask)
+            if captured.error is None:
+                yield from answers
+                start += len(answers)
+            elif len(batch) == 1 or failure:
+                what = f"candidate {len(self.report.finished)}" if finished else "an x0 prediction on the way"
+                raise SearchError(
+                    f"{captured.error} (at {what}, {describe(rows[start].recipe.operations)}); "
+                    "what was found before it is in the ledger"
+                ) from captured.error.__cause__
+            else:
+                failure = captured.error
+        if failure:
+            raise SearchError(f"{failure} (on {len(rows)} candidates at once, on none alone)") from failure.__cause__
+
+    def ask(self, images: Sequence[Tensor]) -> list[tuple[judging.Parts, judging.Parts]]:
+        """Every verifier on the images of several candidates at once; a candidate's score is the mean of its images."""
+        flat = [each.reshape(-1, *each.shape[-3:]) for each in images]
+        counts, together = [len(each) for each in flat], torch.cat(flat)
+        answers = []
+        for verifier in (self.verifier, self.held_out):
+            parts = iter(judging.ask(verifier, together, self.prompt) if verifier else [{}] * len(together))
+            answers.append([judging.mean(list(islice(parts, count))) for count in counts])
+        return list(zip(*answers, strict=True))
+
+    def record(self, evaluation: Evaluation, row: Row, images: Tensor) -> Row:
+        """Put one evaluation in the ledger and keep it if it is among the best."""
+        pooled = judging.is_pooled(self.verifier)
+        enters = evaluation.candidate is not None and not evaluation.after_stop
+        pool = [*self.pool, evaluation.parts] if pooled else [evaluation.parts]
+        scores = judging.combine(self.verifier, pool)
+        evaluation = replace(evaluation, score=scores[-1])
+        row = replace(row, id=evaluation.id, score=evaluation.score)
+        leads = False
+        if enters:
+            self.pool.append(evaluation.parts)
+            self.pool_ids.append(evaluation.id)
+            if pooled:
+                self.rescore(scores)
+            leader = max((k.evaluation.score for k in self.winners()), default=None)
+            if evaluation.can_win:
+                leads = leader is None or evaluation.score > leader
+            if evaluation.can_win or pooled:  # a pooled score may become a winning one later
+                self.kept[evaluation.id] = Kept(evaluation, row, images)
+            self.best = max((k.evaluation.score for k in self.winners()), default=None)
+            self.since_best = 0 if leads else self.since_best + 1
+            if not pooled:
+                self.kept = {k.evaluation.id: k for k in ranked(self.winners())[: self.top_k]}
+        self.report.evaluations.append(evaluation)
+        try:
+            self.ledger.append(evaluation)
+        except OSError as error:  # a full disk must not end the search
+            self.note(f"the ledger could not be written: {error}")
+        self.watcher.evaluated(evaluation, images, leads)
+        return replace(row, x=None, x0=None) if evaluation.candidate is not None else row
+
+    def winners(self) -> list[Kept]:
+        return [kept for kept in self.kept.values() if kept.evaluation.can_win]
+
+    def rescore(self, scores: list[float]) -> None:
+        """Give every candidate of the pool its score within the pool as it is now."""
+        for id, score in zip(self.pool_ids, scores, strict=False):
+            self.report.evaluations[id : id + 1] = [
+                replace(e, score=score) for e in self.report.evaluations[id : id + 1]
+            ]
+            if id in self.kept:
+                self.kept[id] = replace(self.kept[id], evaluation=self.report.evaluations[id])
+
+
+def run(
+    algorithm: Algorithm,
+    sampler: Sampler,
+    verifier: Verifier,
+    budget: Budget,
+    *,
+    candidates: Candidates,
+    prompt: str = "",
+    seed: int = 0,
+    held_out: Verifier | None = None,
+    top_k: int = 1,
+    batch: int = 0,
+    folder: Path | None = None,
+    watcher: Watcher | None = None,
+    settings: dict[str, Any] | None = None,
+) -> SearchReport:
+    """Search noises of `sampler` for the image that `verifier` likes best, within `budget`.
+
+    `candidates` says where fresh noises come from; `seed` drives the search's own draws. `held_out` is scored
+    and never optimised. `batch` is the micro-batch (0 = the sampler's own estimate; it never changes the
+    result). `folder` receives ledger.jsonl as it grows. `settings` is copied into the report.
+
+    Raises SearchError when the budget cannot hold one candidate, when a verifier fails (naming it and the
+    candidate) or when nothing could be judged; whatever was found by then is in the ledger. An interrupt of
+    the host passes through.
+    """
+    if top_k < 1 or batch < 0:
+        raise SearchError(f"got top_k={top_k}, batch={batch}; expected top_k >= 1 and a batch size of 0 (auto) or more")
+    if budget.candidates == 1:  # nothing to search among: render the user's own candidate, whole
+        algorithm = Algorithm("random", random_search)
+    forwards = sampler.cost(sampler.sigmas)
+    candidate_nfe = None if forwards is None else forwards * sampler.rows_per_candidate
+    if budget.nfe and candidate_nfe and budget.nfe < candidate_nfe:
+        raise SearchError(
+            f"budget: got nfe={budget.nfe}; one candidate takes {candidate_nfe}: raise max_nfe or lower the steps"
+        )
+    plan = Plan(sampler.sigmas, sampler.time, sampler.sigma, candidate_nfe, budget.nfe, budget.candidates)
+    report = SearchReport(
+        {
+            **(settings or {}),
+            "algorithm": {"name": algorithm.name, **algorithm.settings},
+            "budget": dict(vars(budget)),
+            "verifier": verifier.name,
+            "held_out": held_out.name if held_out else None,
+            "prompt": prompt,
+            "seed": seed,
+            "first": list(candidates.first.operations),
+            "cosine": candidates.cosine,
+        }
+    )
+    ledger = Ledger(folder)
+    ledger.open(report.settings)
+    driver = _Driver(
+        sampler, verifier, held_out, budget, prompt, plan, report, top_k, batch, ledger, watcher or Watcher()
+    )
+    search = algorithm.search(Space(candidates, seed, sampler.sigmas[0]), plan, **algorithm.settings)
+    try:
+        request = next(search, None)
+        while request is not None:
+            reply = driver.serve(request)
+            try:
+                request = search.send(reply)
+            except StopIteration:
+                request = None
+        report.stopped = {"algorithm finished": 1}
+    except _Stop as stop:
+        report.stopped = stop.reason
+    finally:
+        search.close()
+        report.seconds = driver.seconds
+    driver.finish_open_rows()
+    return driver.result()

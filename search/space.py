@@ -1,0 +1,67 @@
+"""Space: the noises that one search may try, and the randomness that chooses them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .recipe import Recipe
+from .seeds import candidate_seed, child_seed
+from .types import Row
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Where the fresh candidates of a search come from.
+
+    Candidate 0 is `first`. Later ones are plain seeds of their own, or, with a `cosine`, neighbours of the
+    first at that cosine: a search around a noise that the user already likes.
+    """
+
+    first: Recipe
+    seed: int
+    cosine: float | None = None
+
+    @classmethod
+    def of_seed(cls, seed: int) -> Candidates:
+        """The user's own seed and fresh seeds after it."""
+        return cls(Recipe.of_seed(seed), seed)
+
+    def recipe(self, index: int) -> Recipe:
+        """The recipe of fresh candidate `index`."""
+        if index == 0:
+            return self.first
+        seed = candidate_seed(self.seed, index)
+        if self.cosine is None:
+            return Recipe.of_seed(seed)
+        return self.first.then(op="near", seed=seed, cosine=self.cosine)
+
+
+class Space:
+    """The geometry of noise for one search. It owns the search's own randomness and holds no model."""
+
+    def __init__(self, candidates: Candidates, seed: int, first_sigma: float) -> None:
+        self.candidates = candidates
+        self.seed = seed
+        self.first_sigma = first_sigma
+        self._fresh = 0
+        self._drawn = 0
+
+    def draw(self) -> int:
+        """The next seed of the search's own stream, in [0, 2**50)."""
+        self._drawn += 1
+        return child_seed(self.seed, "search", self._drawn)
+
+    def fresh(self, count: int) -> list[Row]:
+        """The next `count` fresh candidates, at pure noise."""
+        first, self._fresh = self._fresh, self._fresh + count
+        return [Row(self.candidates.recipe(i), self.first_sigma) for i in range(first, first + count)]
+
+    def near(self, pivot: Row, cosine: float) -> Row:
+        """A random neighbour of a row's start noise, at that cosine, with the pivot's step noise."""
+        recipe = pivot.recipe.then(op="near", seed=self.draw(), cosine=cosine)
+        return Row(recipe, self.first_sigma, parent=pivot.id)
+
+    def slerp(self, a: Row, b: Row, fraction: float) -> Row:
+        """A noise on the great circle from `a` (fraction 0) to `b` (1), with the step noise of `a`."""
+        recipe = a.recipe.then(op="slerp", fraction=fraction, **{"with": list(b.recipe.operations)})
+        return Row(recipe, self.first_sigma, parent=a.id)

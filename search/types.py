@@ -1,0 +1,186 @@
+"""The ports of a search: what an algorithm may ask for, and what a sampler and a verifier must do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from .recipe import Recipe
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One candidate on its way: paused at one sigma, or finished.
+
+    A row at the first sigma holds no state: its recipe says which noise it starts from. `x` and `x0` are on
+    the CPU, in the sampler's own space, shaped as the latent [b, *latent] (b = 1 unless the latent is a batch).
+    """
+
+    recipe: Recipe
+    sigma: float
+    x: Tensor | None = None  # the state at `sigma`; None before the first move
+    x0: Tensor | None = None  # the last clean estimate on the way here
+    parent: int | None = None  # ledger id of the evaluation this row grew from
+    id: int | None = None  # ledger id of this row's own last evaluation
+    score: float = NAN  # of that evaluation; NaN = not judged, or could not be
+
+
+class Meter(Protocol):
+    """What a sampler tells about every forward it makes, before it makes it."""
+
+    def forward(self, rows: int) -> None:
+        """`rows` rows are about to enter the denoiser. May raise to end the search: let it through."""
+
+    def model_rows(self, rows: int) -> None:
+        """`rows` rows entered the network itself (conditional, unconditional and regions counted apart)."""
+
+
+class Sampler(Protocol):
+    """The one door to a model. Stateless to its caller; never looks at a budget."""
+
+    sigmas: tuple[float, ...]  # the whole schedule, descending; step 0 is pure noise
+    rows_per_candidate: int  # b: the batch of the latent, which is one candidate
+
+    def advance(self, rows: Sequence[Row], sigmas: Sequence[float], meter: Meter) -> list[Row]:
+        """Move rows (all at sigmas[0]) to sigmas[-1] together, each exactly as if it ran alone."""
+
+    def renoise(self, row: Row, sigma: float, seed: int) -> Row:
+        """Add noise of `seed` to take a row up to `sigma`, by the model's own forward process. No model call."""
+
+    def predict(self, rows: Sequence[Row], meter: Meter) -> list[Row]:
+        """Fill `x0` with a fresh clean estimate at the rows' own sigma: one forward."""
+
+    def decode(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Images of every row, each [b, H, W, 3] or [b, T, H, W, 3] in 0..1: of `x` at sigma 0, else of `x0`."""
+
+    def cost(self, sigmas: Sequence[float]) -> int | None:
+        """Denoiser forwards that `advance` makes for one row, or None when that depends on the image."""
+
+    def time(self, sigma: float) -> float:
+        """Noise share t in 0..1 of a sigma: b / (a + b) when x = a * x0 + b * noise (sigma itself for flow models)."""
+
+    def sigma(self, time: float) -> float:
+        """The sigma at a noise share; inverse of `time` within the model's range."""
+
+    def micro_batch(self) -> int:
+        """How many candidates fit in one forward, by the host's own estimate (at least 1)."""
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Whether an exception means that memory ran out."""
+
+    def free_memory(self) -> None:
+        """Give back what can be given back, after memory ran out."""
+
+
+class Verifier(Protocol):
+    """Scores images; bigger is better; NaN means that it could not judge.
+
+    An object that also has `members` (verifiers with different names) and `combine(pool) -> [float]` is an
+    ensemble: what each member says is recorded, and `combine` makes the scores of a pool of candidates,
+    each a dict from member name to score. With `pooled = True` a score depends on the whole pool (ranks).
+    """
+
+    name: str
+
+    def score(self, images: Tensor, prompt: str) -> Tensor:
+        """images [B, H, W, 3] float32 in 0..1 -> scores [B]; row i depends on image i alone."""
+
+
+@dataclass(frozen=True)
+class Advance:
+    """Move rows along `sigmas` (the first is where they are). Reply: the moved rows."""
+
+    rows: Sequence[Row]
+    sigmas: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Take rows to sigma 0, decode and score them: they become candidates. Reply: the rows, scored, without state.
+
+    A row that is a candidate already costs nothing: it comes back with its score as the pool stands then.
+    """
+
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Score rows mid-way on a fresh x0 prediction (one forward each). Reply: the rows, scored."""
+
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Renoise:
+    """Take each row up to `sigma` with the noise of its seed. Reply: the re-noised rows."""
+
+    rows: Sequence[Row]
+    sigma: float
+    seeds: Sequence[int]
+
+
+Request = Advance | Finish | Judge | Renoise
+Search = Generator[Request, Any, None]
+Reply = Generator[Request, Any, list[Row]]
+
+
+def advance(rows: Sequence[Row], sigmas: Sequence[float]) -> Reply:
+    """Move rows along `sigmas`; use as `rows = yield from advance(rows, sigmas)`."""
+    moved: list[Row] = yield Advance(rows, sigmas)
+    return moved
+
+
+def finish(rows: Sequence[Row]) -> Reply:
+    """Finish and score rows; use as `rows = yield from finish(rows)`."""
+    scored: list[Row] = yield Finish(rows)
+    return scored
+
+
+def judge(rows: Sequence[Row]) -> Reply:
+    """Score rows mid-way; use as `rows = yield from judge(rows)`."""
+    scored: list[Row] = yield Judge(rows)
+    return scored
+
+
+def renoise(rows: Sequence[Row], sigma: float, seeds: Sequence[int]) -> Reply:
+    """Re-noise rows up to `sigma`; use as `rows = yield from renoise(rows, sigma, seeds)`."""
+    moved: list[Row] = yield Renoise(rows, sigma, seeds)
+    return moved
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an algorithm may know before it starts: the schedule and the size of the budget, never the meter."""
+
+    sigmas: tuple[float, ...]
+    time: Callable[[float], float]
+    sigma: Callable[[float], float]
+    candidate_nfe: int | None  # denoiser forwards of one whole candidate, if known
+    nfe: int = 0  # the limit to plan for; 0 = none
+    candidates: int = 0
+
+    def down(self, start: float, stop: float) -> tuple[float, ...]:
+        """The part of the schedule from sigma `start` down to `stop`, both ends included.
+
+        A sigma of the schedule that differs from an end by rounding alone makes no step of its own.
+        """
+        if (start, stop) == (self.sigmas[0], self.sigmas[-1]):
+            return self.sigmas  # as the user made it, equal neighbours included
+        inside = (s for s in self.sigmas if stop * (1 + 1e-6) < s < start * (1 - 1e-6))
+        return (start, *inside, stop) if start > stop else (start,)
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A search algorithm with its settings: `search(space, plan, **settings)` is the generator that runs."""
+
+    name: str
+    search: Callable[..., Search]
+    settings: dict[str, Any] = field(default_factory=dict)
+    acts_midway: bool = False  # pauses rows between the first and the last sigma
