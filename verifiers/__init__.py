@@ -1,0 +1,13 @@
+"""Verifiers: models and rules that score images, and the ensemble that makes one score of several.
+
+Standard library and torch only, never ComfyUI; what a model needs beyond that is imported when it is loaded.
+"""
+
+from __future__ import annotations
+
+from .ensemble import METHODS, VerifierEnsemble, measured_scale
+from .registry import VERIFIERS, LoadedVerifier, Setting, VerifierKind
+
+__all__ = [
+    "METHODS", "VERIFIERS", "LoadedVerifier", "Setting", "VerifierEnsemble", "VerifierKind", "measured_scale",
+]  # fmt: skip

@@ -1,0 +1,53 @@
+"""What verifiers do to images before a network sees them: check, cut into chunks, resize and crop.
+
+Everything here is torch only and rounds nothing, so that a gradient reaches the pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..search.errors import SearchError
+
+#: Images per forward of a scoring network.
+CHUNK = 16
+
+
+def scored(images: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
+    """Scores float32 [B] on the CPU of images [B, H, W, 3] in 0..1, asked for CHUNK images at a time.
+
+    `score` gets [b, 3, H, W] float32. A row with a pixel that is not finite scores NaN, whatever `score` makes of it.
+    Raises SearchError when `images` is no such batch.
+    """
+    if images.ndim != 4 or images.shape[-1] != 3 or not images.is_floating_point() or not len(images):
+        raise SearchError(
+            f"images: got {tuple(images.shape)} {images.dtype}; expected [B, H, W, 3] floats in 0..1 with B of at "
+            "least 1; wire an IMAGE without alpha channel"
+        )
+    pixels = images.movedim(-1, 1).float()
+    scores = torch.cat([score(chunk) for chunk in torch.split(pixels, CHUNK)]).float().cpu()
+    judged = pixels.detach().isfinite().flatten(1).all(dim=1).cpu()
+    return scores.masked_fill(~judged, float("nan"))
+
+
+def square(pixels: Tensor, size: int) -> Tensor:
+    """Resize pixels [B, 3, H, W] in 0..1 so that the short side is `size`, and cut the middle [B, 3, size, size] out.
+
+    Antialiased bicubic, as OpenAI's CLIP does it, with the crop's offset rounded to the nearest pixel. Bicubic
+    overshoots at edges; values are cut to 0..1 as they are in the 8-bit images of the original.
+    """
+    height, width = pixels.shape[-2:]
+    short = min(height, width)
+    height, width = int(size * height / short), int(size * width / short)
+    pixels = functional.interpolate(pixels, (height, width), mode="bicubic", antialias=True, align_corners=False)
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return pixels[..., top : top + size, left : left + size].clamp(0, 1)
+
+
+def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Take the mean off pixels [B, 3, H, W] and divide by the standard deviation, per channel."""
+    return (pixels - pixels.new_tensor(mean)[:, None, None]) / pixels.new_tensor(std)[:, None, None]

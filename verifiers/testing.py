@@ -1,0 +1,72 @@
+"""The contract of a verifier as one function that anybody who writes a verifier can call in a test."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from torch import Tensor
+
+from ..search.types import Verifier
+
+
+def check_verifier(verifier: Verifier, images: Tensor, prompt: str, tolerance: float = 1e-5) -> Tensor:
+    """Hold a verifier to its contract on images [B, H, W, 3], B of at least 3; returns the scores [B].
+
+    It must have a name, score [B] floats that are finite or NaN, the same each time, in inference mode too, leave
+    images and all random generators alone, and judge each image alone: in any order and any split of the batch it
+    scores the same within `tolerance`. `pooled` verifiers judge the batch together, so only their order is checked.
+    A gradient must reach the images exactly when `differentiable` is true: give images and a prompt where the score
+    is not on a flat part. Raises AssertionError saying what failed.
+    """
+    _require(isinstance(verifier.name, str) and verifier.name != "", "its name is an empty string")
+    _require(len(images) >= 3, "the check needs at least 3 images")
+    before, randomness = images.clone(), _randomness()
+    scores = verifier.score(images, prompt).detach()
+    _require(scores.shape == (len(images),), f"got scores {tuple(scores.shape)} for {len(images)} images")
+    _require(scores.is_floating_point(), f"got scores of {scores.dtype}; expected floats")
+    _require(not bool(scores.isinf().any()), f"got an infinite score: {scores.tolist()}")
+    _require(_equal(images, before, 0.0), "it changed the images")
+    _require(_randomness() == randomness, "it used the global random generators")
+
+    def same(images: Tensor, expected: Tensor, what: str) -> None:
+        got = verifier.score(images, prompt).detach()
+        _require(_equal(got, expected, tolerance), f"{what}: got {got.tolist()}; expected {expected.tolist()}")
+
+    same(images, scores, "asked again")
+    same(images.flip(0), scores.flip(0), "asked in reverse order")
+    with torch.inference_mode():
+        same(images, scores, "asked in inference mode")
+    if not getattr(verifier, "pooled", False):
+        for i in range(len(images)):
+            same(images[i : i + 1], scores[i : i + 1], f"image {i} alone")
+        same(images[1:], scores[1:], "asked without the first image")
+    _check_gradient(verifier, images, prompt)
+    return scores
+
+
+def _check_gradient(verifier: Verifier, images: Tensor, prompt: str) -> None:
+    declared = bool(getattr(verifier, "differentiable", False))
+    with torch.inference_mode(False), torch.enable_grad():
+        pixels = images.clone().requires_grad_()
+        scores = verifier.score(pixels, prompt)
+        _require(scores.requires_grad == declared, f"differentiable is {declared}, but the scores say otherwise")
+        if declared:
+            judged = scores[scores.isfinite()]
+            # Weighted differently, because scores that are measured from their mean have a constant sum.
+            (gradient,) = torch.autograd.grad((judged * torch.arange(1, 1 + len(judged)).to(judged)).sum(), pixels)
+            _require(bool(gradient.isfinite().all()), "the gradient is not finite")
+            _require(bool(gradient.any()), "the gradient is zero everywhere: something on the way rounds")
+
+
+def _randomness() -> tuple[object, ...]:
+    return bytes(torch.get_rng_state().tolist()), random.getstate()
+
+
+def _equal(got: Tensor, expected: Tensor, tolerance: float) -> bool:
+    return got.shape == expected.shape and torch.allclose(got, expected, rtol=0, atol=tolerance, equal_nan=True)
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise AssertionError(otherwise)
