@@ -1,0 +1,33 @@
+"""The nodes: the only folder that imports ComfyUI."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .algorithms import RandomSearch, SearchOverPaths, ZeroOrderSearch
+from .candidates import NoiseCandidate, NoiseFromRecipe
+from .demo_models import LoadDemoTextEncoder
+from .live import register_routes
+from .model_files import register_folders
+from .report_nodes import ContactSheet, SaveSearchReport, SearchReportPlot
+from .search_sampler import SearchSampler, SearchSamplerAdvanced
+from .verifier_nodes import ScoreImages, VerifierEnsembleNode, VerifierNode
+
+NODES: list[type[io.ComfyNode]] = [
+    NoiseCandidate, SearchSampler, SearchSamplerAdvanced, VerifierNode, VerifierEnsembleNode, ScoreImages,
+    RandomSearch, ZeroOrderSearch, SearchOverPaths, SearchReportPlot, ContactSheet, SaveSearchReport,
+    NoiseFromRecipe, LoadDemoTextEncoder,
+]  # fmt: skip
+
+
+class NoiseSearchExtension(ComfyExtension):
+    """What ComfyUI asks for the nodes of this pack."""
+
+    async def on_load(self) -> None:
+        """Routes and model folders, once per server."""
+        register_folders()
+        register_routes()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """The node classes."""
+        return NODES

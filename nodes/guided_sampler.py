@@ -1,0 +1,539 @@
+"""GuidedSampler: ComfyUI's own sampling (GUIDER + SAMPLER + SIGMAS + LATENT + VAE) as the port of a search."""
+
+from __future__ import annotations
+
+import copy
+import dis
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.nested_tensor
+import comfy.patcher_extension
+import comfy.sample
+import comfy.sampler_helpers
+import comfy.samplers
+import comfy.utils
+import torch
+
+from ..search.errors import SearchError
+from ..search.recipe import gaussian
+from ..search.seeds import child_seed
+from ..search.types import Meter, Row
+from .lockstep import Call, SuspendedModel, merged_options, run_in_lockstep
+from .noise import RecipeNoise, packed
+
+LARGEST_MICRO_BATCH = 32
+#: Conditioning that the host mixes with noise of the sampler's own seed, so it differs between candidates.
+SEEDED = frozenset({"noise_augmentation", "unclip_conditioning", "minimax_refs", "minimax_keyframes"})
+
+
+class GuidedSampler:
+    """Moves candidates with a user's own guider and sampler; leaves both as they were.
+
+    A row's `x` is the sampler's state in model space on its way, and the latent that stock would output once it is
+    at the last sigma. `notes` collects what the report should say. Raises SearchError for inputs that cannot be
+    sampled, before any sampling.
+    """
+
+    def __init__(
+        self, guider: Any, sampler: Any, sigmas: torch.Tensor, latent: dict[str, Any], vae: Any, given: Any = None
+    ) -> None:
+        self.sampler, self.vae = sampler, vae
+        self.given = given  # the NOISE that recipes with a "given" operation start from
+        self.schedule = sigmas.detach().cpu()
+        self.sigmas: tuple[float, ...] = tuple(self.schedule.tolist())
+        self.notes: list[str] = []
+        self.meter: Meter | None = None
+        self._count = threading.Lock()  # with several GPUs the model is entered from several threads
+        self.guider = copy.copy(guider)
+        self.guider.model_patcher = guider.model_patcher.clone()
+        self.guider.model_patcher.add_wrapper_with_key(
+            comfy.patcher_extension.WrappersMP.APPLY_MODEL, "noise_search", self._apply_model
+        )
+        self.model_sampling = guider.model_patcher.get_model_object("model_sampling")
+        self.latent = fixed_latent(guider.model_patcher, latent)
+        self._check()
+        self.rows_per_candidate = int(self.latent["samples"].shape[0])
+        self._costs: dict[tuple[float, ...], int | None] = {}
+        self._alone = self._runs_alone()
+
+    def _check(self) -> None:
+        if len(self.sigmas) < 2:
+            raise SearchError(
+                f"sigmas: got {len(self.sigmas)} sigmas, so no step is taken and all candidates would be the same; "
+                "expected at least one step: raise steps or denoise"
+            )
+        parts = _tensors(self.latent["samples"])
+        if not all(torch.isfinite(part).all() for part in parts):
+            raise SearchError("latent_image: got a latent with NaN or infinite values; check the node that made it")
+        channels = self.guider.model_patcher.get_model_object("latent_format").latent_channels
+        if len(parts) == 1 and parts[0].shape[1] != channels:
+            raise SearchError(
+                f"latent_image: got {parts[0].shape[1]} channels; this model expects {channels}: "
+                "use the empty-latent or VAE-encode node that belongs to the model"
+            )
+        if self._coefficients(self.sigmas[0])[1] == 0:
+            raise SearchError(
+                "model: its sampling starts from an image and adds no noise, so there is nothing to search"
+            )
+        if getattr(self.vae, "latent_channels", parts[0].shape[1]) != parts[0].shape[1]:
+            self._pictures(torch.zeros_like(parts[0]))  # better to fail now than after the first candidate
+
+    # noise
+
+    def noise(self, row: Row) -> torch.Tensor:
+        """The start noise of a row, packed; leaves the global generator where stock leaves it for the row's seed."""
+        return packed(RecipeNoise(row.recipe, self.given).generate_noise(self.latent))
+
+    # the port
+
+    def advance(self, rows: Sequence[Row], sigmas: Sequence[float], meter: Meter) -> list[Row]:
+        """See search.types.Sampler."""
+        if self._alone and len(rows) > 1:
+            return [moved for row in rows for moved in self.advance([row], sigmas, meter)]
+        whole = tuple(sigmas) == self.sigmas
+        schedule = self.schedule if whole else torch.tensor(sigmas, dtype=self.schedule.dtype)
+        last = sigmas[-1] == self.sigmas[-1]
+        out, states, clean = self._sample(rows, schedule, meter, self._trajectory if last else self._segment)
+        outs = _split(packed(out), len(rows)) if last else states
+        return [
+            replace(row, sigma=sigmas[-1], x=x.cpu(), x0=None if x0 is None else x0.cpu())
+            for row, x, x0 in zip(rows, outs, clean, strict=True)
+        ]
+
+    def predict(self, rows: Sequence[Row], meter: Meter) -> list[Row]:
+        """See search.types.Sampler."""
+        if self._alone and len(rows) > 1:
+            return [predicted for row in rows for predicted in self.predict([row], meter)]
+        schedule = torch.tensor([rows[0].sigma, self.sigmas[-1]], dtype=self.schedule.dtype)
+        _, clean, _ = self._sample(rows, schedule, meter, self._prediction)
+        return [replace(row, x0=x0.cpu()) for row, x0 in zip(rows, clean, strict=True)]
+
+    def renoise(self, row: Row, sigma: float, seed: int) -> Row:
+        """See search.types.Sampler. Exact for every parametrisation: the coefficients are asked of the model."""
+        if row.x is None:
+            raise SearchError("a row at pure noise cannot be re-noised; expected one that has moved")
+        (a, b), (c, d) = self._coefficients(row.sigma), self._coefficients(sigma)
+        fresh = max(0.0, d**2 - (c / a * b) ** 2) ** 0.5
+        recipe = row.recipe.then(op="renoise", seed=seed, **{"from": row.sigma, "to": sigma})
+        return Row(recipe, sigma, c / a * row.x + fresh * gaussian(row.x, seed), parent=row.id)
+
+    def decode(self, rows: Sequence[Row]) -> list[torch.Tensor]:
+        """See search.types.Sampler."""
+        return _split(self._pictures(torch.cat([self.visible_latent(row) for row in rows])), len(rows))
+
+    def _pictures(self, latents: torch.Tensor) -> torch.Tensor:
+        try:
+            images = self.vae.decode(latents)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise SearchError(
+                f"vae: it could not decode a latent of shape {tuple(latents.shape)} ({reason}); "
+                "wire the VAE that belongs to the model"
+            ) from error
+        if not isinstance(images, torch.Tensor) or images.shape[-1] < 3:
+            raise SearchError(
+                f"vae: got images of shape {tuple(images.shape)}; expected three colour channels: "
+                "wire the VAE that belongs to the model"
+            )
+        return images[..., :3].float().cpu()
+
+    def visible_latent(self, row: Row) -> torch.Tensor:
+        """The latent that a row's picture is decoded from: its end, or its clean estimate on the way."""
+        finished = row.sigma == 0
+        latent = row.x if finished else row.x0
+        if latent is None:
+            raise SearchError(f"a row at sigma {row.sigma:g} has no picture yet")
+        first = _tensors(self.unpacked(latent))[0]
+        return first if finished else self.guider.model_patcher.model.process_latent_out(first)
+
+    def cost(self, sigmas: Sequence[float]) -> int | None:
+        """Forwards of one row, found by running the sampler on a scalar with a model that costs nothing."""
+        key = tuple(sigmas)
+        if key not in self._costs:
+            schedule = self.schedule if key == self.sigmas else torch.tensor(key, dtype=self.schedule.dtype)
+            counts = [self._dry_run(schedule, wave) for wave in (0.0, 1.0)] if len(key) > 1 else [0]
+            self._costs[key] = counts[0] if len(set(counts)) == 1 else None
+        return self._costs[key]
+
+    def time(self, sigma: float) -> float:
+        """See search.types.Sampler."""
+        a, b = self._coefficients(sigma)
+        b /= float(getattr(self.model_sampling, "noise_scale", 1.0))
+        return b / (a + b)
+
+    def sigma(self, time: float) -> float:
+        """See search.types.Sampler."""
+        variance_exploding = self._coefficients(self.sigmas[0])[0] == 1.0
+        return time / (1 - time) if variance_exploding else time
+
+    def micro_batch(self) -> int:
+        """By ComfyUI's own memory estimate, as its samplers use it: 1.5 times what the model asks for."""
+        if self._alone:
+            return 1
+        patcher = self.guider.model_patcher
+        device = patcher.load_device
+        not_loaded = patcher.model_size() - patcher.loaded_size()
+        free = max(0, comfy.model_management.get_free_memory(device) - not_loaded)
+        shape = list(packed(self.latent["samples"]).shape)
+        size = LARGEST_MICRO_BATCH
+        while size > 1:
+            rows = 2 * size * self.rows_per_candidate  # conditional and unconditional
+            if patcher.model.memory_required([rows, *shape[1:]]) * 1.5 < free:
+                break
+            size -= 1
+        return size
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """See search.types.Sampler."""
+        return isinstance(error, Exception) and comfy.model_management.is_oom(error)
+
+    def free_memory(self) -> None:
+        """Unload what ComfyUI can load again by itself."""
+        comfy.model_management.unload_all_models()
+        comfy.model_management.soft_empty_cache()
+
+    def midway_refusal(self) -> str | None:
+        """Why an algorithm that pauses rows mid-way cannot be exact here, or None."""
+        if not isinstance(self.sampler, comfy.samplers.KSAMPLER):
+            return f"the SAMPLER ({type(self.sampler).__name__}) can only run whole trajectories"
+        if self.sigmas[-1] > 0:
+            return f"the SIGMAS do not end at 0 (got {self.sigmas[-1]:g}), so there is no clean image to work towards"
+        if self._foreign_wrappers():
+            return "a patch on the model (EasyCache, LazyCache or the like) keeps memory over whole trajectories"
+        if any(keeps_memory(f) for f in self._cfg_functions()):
+            return "a guidance patch on the model (APG momentum or the like) remembers the last step"
+        return None
+
+    # one guider.sample() per request
+
+    def _sample(
+        self,
+        rows: Sequence[Row],
+        schedule: torch.Tensor,
+        meter: Meter,
+        job: Callable[..., Callable[[Any], torch.Tensor]],
+    ) -> tuple[Any, list[torch.Tensor], list[torch.Tensor | None]]:
+        noises, states = [], []
+        for row in rows:
+            noises.append(self.noise(row))
+            states.append(torch.get_rng_state())
+        gathered = _Gathered(self, rows, states, job)
+        samples, count = self.latent["samples"], len(rows)
+        self.meter = meter
+        try:
+            out = self.guider.sample(
+                self.unpacked(torch.cat(noises)),
+                samples if count == 1 else _repeated(samples, count),
+                gathered,
+                schedule.clone(),  # some samplers write into their sigmas
+                denoise_mask=self._mask(count),
+                disable_pbar=True,
+                seed=rows[0].recipe.step_seed,
+            )
+        finally:
+            self.meter = None
+            self._release()
+        return out, gathered.results, gathered.clean
+
+    def _mask(self, count: int) -> Any:
+        mask = self.latent.get("noise_mask")
+        samples = self.latent["samples"]
+        if mask is None or mask.is_nested or samples.is_nested or mask.ndim > samples.ndim:
+            return mask
+        if samples.ndim != 4 and mask.ndim != samples.ndim:
+            return mask  # the frames of a mask for every video
+        mask = mask[None] if mask.ndim == 2 else mask
+        return comfy.utils.repeat_to_batch_size(mask, self.rows_per_candidate).repeat(count, *[1] * (mask.ndim - 1))
+
+    def _release(self) -> None:
+        """After an error the host leaves ControlNets dirty and the conds behind: clean up as it does at the end."""
+        conds = self.guider.__dict__.pop("conds", None)
+        if conds is not None:
+            comfy.sampler_helpers.cleanup_models(conds, self.guider.__dict__.pop("loaded_models", []))
+            self.guider.__dict__.pop("inner_model", None)
+
+    def _apply_model(self, executor: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        out: torch.Tensor = executor(x, *args, **kwargs)
+        if self.meter is not None:
+            with self._count:
+                self.meter.model_rows(int(x.shape[0]))
+        return out
+
+    def forward(self, guider: Any, calls: list[Call]) -> list[torch.Tensor]:
+        """One forward for all calls, or one each where they cannot share it."""
+        assert self.meter is not None
+        options = merged_options(calls) if len(calls) > 1 else calls[0].model_options
+        self.meter.forward(sum(call.x.shape[0] for call in calls))
+        if options is None or len(calls) == 1 or self._alone:
+            return [guider(c.x, c.sigma, model_options=c.model_options, seed=c.seed) for c in calls]
+        x, sigma = torch.cat([c.x for c in calls]), torch.cat([c.sigma for c in calls])
+        try:
+            out = guider(x, sigma, model_options=options, seed=calls[0].seed)
+        except ValueError as error:
+            # a model that takes one image at a time says so with a ValueError; asked one by one, it either
+            # answers or raises its real complaint
+            outs = [guider(c.x, c.sigma, model_options=c.model_options, seed=c.seed) for c in calls]
+            self._alone = True
+            self.notes.append(f"the model takes one candidate at a time ({error})")
+            return outs
+        return list(out.split([c.x.shape[0] for c in calls]))
+
+    # jobs: what one row does while it is suspended
+
+    def _trajectory(self, row: Row, sigmas: torch.Tensor, inputs: _Inputs) -> Callable[[Any], torch.Tensor]:
+        """To the last sigma, as stock does it; from the row's state if it has one."""
+        if row.x is None:
+            return lambda model: self.sampler.sample(
+                model, sigmas, inputs.extra_args, inputs.callback, inputs.noise, inputs.latent, inputs.mask, True
+            )
+
+        def resume(model: Any) -> torch.Tensor:
+            out = self._run(model, row, sigmas, inputs)
+            return model.inner_model.model_sampling.inverse_noise_scaling(sigmas[-1], out)
+
+        return resume
+
+    def _segment(self, row: Row, sigmas: torch.Tensor, inputs: _Inputs) -> Callable[[Any], torch.Tensor]:
+        """To a sigma on the way; the result is the state there."""
+        return lambda model: self._run(model, row, sigmas, inputs)
+
+    def _prediction(self, row: Row, sigmas: torch.Tensor, inputs: _Inputs) -> Callable[[Any], torch.Tensor]:
+        """The clean estimate at the first sigma."""
+
+        def predict(model: Any) -> torch.Tensor:
+            x = self._entry(model, row, sigmas, inputs)
+            return self._masked(model, sigmas, inputs)(x, sigmas[0] * x.new_ones([x.shape[0]]), **inputs.extra_args)
+
+        return predict
+
+    def _run(self, model: Any, row: Row, sigmas: torch.Tensor, inputs: _Inputs) -> torch.Tensor:
+        """KSAMPLER's own inner loop, entered at the row's stored state."""
+
+        def step(state: dict[str, Any]) -> None:
+            inputs.callback(state["i"], state["denoised"], state["x"], len(sigmas) - 1)
+
+        out: torch.Tensor = self.sampler.sampler_function(
+            self._masked(model, sigmas, inputs),
+            self._entry(model, row, sigmas, inputs),
+            sigmas,
+            extra_args=inputs.extra_args,
+            callback=step,
+            disable=True,
+            **self.sampler.extra_options,
+        )
+        return out
+
+    def _entry(self, model: Any, row: Row, sigmas: torch.Tensor, inputs: _Inputs) -> torch.Tensor:
+        if row.x is not None:
+            return row.x.to(inputs.noise)
+        highest = self.sampler.max_denoise(model, sigmas)
+        start: torch.Tensor = model.inner_model.model_sampling.noise_scaling(
+            sigmas[0], inputs.noise, inputs.latent, highest
+        )
+        return start
+
+    def _masked(self, model: Any, sigmas: torch.Tensor, inputs: _Inputs) -> Any:
+        masked = comfy.samplers.KSamplerX0Inpaint(model, sigmas)
+        masked.latent_image, masked.noise = inputs.latent, inputs.noise
+        if self.sampler.inpaint_options.get("random", False):
+            mask_seed = inputs.extra_args["seed"] + 1
+            masked.noise = gaussian(inputs.noise.cpu(), mask_seed).to(inputs.noise)
+        inputs.extra_args["denoise_mask"] = inputs.mask
+        return masked
+
+    # facts about the model
+
+    def unpacked(self, tensor: torch.Tensor) -> Any:
+        """A packed tensor as the host's latent: nested where the latent is nested."""
+        samples = self.latent["samples"]
+        if not samples.is_nested:
+            return tensor
+        shapes = [part.shape for part in samples.unbind()]
+        return comfy.nested_tensor.NestedTensor(comfy.utils.unpack_latents(tensor, shapes))
+
+    def _coefficients(self, sigma: float) -> tuple[float, float]:
+        """a and b of x = a * x0 + b * noise at a sigma, asked of the model's own noise scaling."""
+        zero, one, s = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1), torch.tensor([sigma])
+        scaling = self.model_sampling.noise_scaling
+        return float(scaling(s, zero, one)), float(scaling(s, one, zero))
+
+    def _cfg_functions(self) -> list[Any]:
+        options = self.guider.model_options
+        names = ("sampler_pre_cfg_function", "sampler_post_cfg_function")
+        single = [options[name] for name in ("sampler_cfg_function", "model_function_wrapper") if name in options]
+        return [function for name in names for function in options.get(name, [])] + single
+
+    def _foreign_wrappers(self, kind: str = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE) -> bool:
+        of_options = comfy.patcher_extension.get_all_wrappers(kind, self.guider.model_options, is_model_options=True)
+        return bool(of_options or self.guider.model_patcher.get_all_wrappers(kind))
+
+    def _runs_alone(self) -> bool:
+        """Whether candidates must go through the model one at a time to be what stock makes of them."""
+        if self._foreign_wrappers() or self._foreign_wrappers(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE):
+            return True
+        if any(keeps_memory(f) for f in self._cfg_functions()) and self.cost(self.sigmas) is None:
+            return True  # rows of an adaptive sampler interleave
+        conds = [cond for each in self.guider.original_conds.values() for cond in each]
+        return not all(_repeats_alike(cond, self.rows_per_candidate) for cond in conds)
+
+    def _dry_run(self, sigmas: torch.Tensor, wave: float) -> int | None:
+        if not isinstance(self.sampler, comfy.samplers.KSAMPLER):
+            return None
+        calls = 0
+
+        def answer(call: Call) -> torch.Tensor:
+            nonlocal calls
+            calls += 1
+            # a scalar model: 0, or a wiggly function that makes adaptive samplers take other steps
+            out = wave * torch.sin(10 * wave * call.x)
+            for function in call.model_options.get("sampler_post_cfg_function", []):
+                function(_ScalarArgs(call, out))
+            return out
+
+        probe = copy.copy(self.guider)
+        probe.inner_model = _ScalarModel(self.model_sampling)
+        x = torch.full([1, 1, 1, 1], 0.5)
+        extra_args = {"model_options": {}, "seed": 0}
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            self.sampler.sample(SuspendedModel(probe, answer), sigmas.clone(), extra_args, None, x, 0 * x, None, True)
+        return calls
+
+
+class _ScalarModel:
+    """The parts of a model that samplers look at, without the network."""
+
+    def __init__(self, model_sampling: Any) -> None:
+        self.model_sampling = model_sampling
+
+
+class _ScalarArgs(dict):  # type: ignore[type-arg]
+    """What a sampler's own post-CFG function may read of a dry run: every estimate is the scalar model's."""
+
+    def __init__(self, call: Call, out: torch.Tensor) -> None:
+        names = ("denoised", "cond_denoised", "uncond_denoised")
+        super().__init__(dict.fromkeys(names, out), input=call.x, sigma=call.sigma, cond_scale=1.0)
+        self["model_options"] = call.model_options
+
+
+class _Inputs:
+    """What the samplers of one row get, on the device, in model space."""
+
+    def __init__(self, noise: torch.Tensor, latent: torch.Tensor, mask: Any, extra_args: dict[str, Any]) -> None:
+        self.noise, self.latent, self.mask, self.extra_args = noise, latent, mask, extra_args
+        self.clean: torch.Tensor | None = None
+
+    def callback(self, step: int, x0: torch.Tensor, x: torch.Tensor, total: int) -> None:
+        """Keep the last clean estimate: it is free."""
+        self.clean = x0
+
+
+class _Gathered(comfy.samplers.Sampler):
+    """The SAMPLER that goes into guider.sample(): every row's own sampler, in lockstep."""
+
+    def __init__(
+        self,
+        owner: GuidedSampler,
+        rows: Sequence[Row],
+        random_states: Sequence[torch.Tensor],
+        job: Callable[..., Callable[[Any], torch.Tensor]],
+    ) -> None:
+        self.owner, self.rows, self.random_states, self.job = owner, rows, random_states, job
+        self.results: list[torch.Tensor] = []
+        self.clean: list[torch.Tensor | None] = []
+
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: torch.Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: torch.Tensor,
+        latent_image: Any = None,
+        denoise_mask: Any = None,
+        disable_pbar: bool = False,
+    ) -> torch.Tensor:
+        count = len(self.rows)
+        masks = [None] * count if denoise_mask is None else _shares(denoise_mask, count)
+        parts = zip(self.rows, _split(noise, count), _split(latent_image, count), masks, strict=True)
+        inputs = [_Inputs(n, x, m, {**extra_args, "seed": self._seed(row, sigmas)}) for row, n, x, m in parts]
+        jobs = [
+            self._started(self.job(row, sigmas.clone(), each), row, state)
+            for row, each, state in zip(self.rows, inputs, self.random_states, strict=True)
+        ]
+        if count == 1:  # no thread: exactly the stock call
+            model = SuspendedModel(model_wrap, lambda call: self.owner.forward(model_wrap, [call])[0])
+            self.results = [jobs[0](model)]
+        else:
+            self.results = run_in_lockstep(model_wrap, jobs, lambda calls: self.owner.forward(model_wrap, calls))
+        self.clean = [each.clean for each in inputs]
+        return torch.cat(self.results)
+
+    @staticmethod
+    def _started(job: Callable[[Any], torch.Tensor], row: Row, state: torch.Tensor) -> Callable[[Any], torch.Tensor]:
+        """The job, with the global generators where stock has them after it drew this row's noise."""
+
+        def run(model: Any) -> torch.Tensor:
+            torch.manual_seed(row.recipe.step_seed)
+            torch.set_rng_state(state)
+            return job(model)
+
+        return run
+
+    @staticmethod
+    def _seed(row: Row, sigmas: torch.Tensor) -> int:
+        """The step-noise seed. A row that goes on from a stored state must not repeat the noise that led there."""
+        seed = row.recipe.step_seed
+        return seed if row.x is None else child_seed(seed, "segment", int(float(sigmas[0]) * 1e6))
+
+
+def fixed_latent(model: Any, latent: dict[str, Any]) -> dict[str, Any]:
+    """The latent as stock samplers take it: channels and dimensions fixed before any noise is drawn."""
+    fixed = latent.copy()
+    ratios = fixed.pop("downscale_ratio_spacial", None), fixed.pop("downscale_ratio_temporal", None)
+    fixed["samples"] = comfy.sample.fix_empty_latent_channels(model, latent["samples"], *ratios)
+    return fixed
+
+
+def keeps_memory(function: Any) -> bool:
+    """Whether a patch function assigns to variables outside itself, so that one call changes the next."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return False
+    return any(i.opname == "STORE_DEREF" and i.argval in code.co_freevars for i in dis.get_instructions(code))
+
+
+def _tensors(samples: Any) -> list[torch.Tensor]:
+    return list(samples.unbind()) if samples.is_nested else [samples]
+
+
+def _repeated(samples: Any, count: int) -> Any:
+    if samples.is_nested:
+        return comfy.nested_tensor.cat_nested([samples] * count)
+    return samples.repeat(count, *[1] * (samples.ndim - 1))
+
+
+def _split(tensor: torch.Tensor, count: int) -> list[torch.Tensor]:
+    return list(tensor.split(tensor.shape[0] // count))
+
+
+def _shares(mask: torch.Tensor, count: int) -> list[torch.Tensor]:
+    """Every candidate's part of a mask; a mask of one row serves all."""
+    return [mask] * count if mask.shape[0] % count else _split(mask, count)
+
+
+def _repeats_alike(cond: dict[str, Any], rows: int) -> bool:
+    """Whether a cond gives every candidate of `rows` rows the same when it is tiled over several candidates."""
+    if any(cond.get(name) for name in SEEDED):
+        return False
+    values = [*cond.values()]
+    control = cond.get("control")
+    while control is not None:
+        values += [getattr(control, "cond_hint_original", None), getattr(control, "extra_concat_orig", None)]
+        control = getattr(control, "previous_controlnet", None)
+    tensors = [each for value in values for each in (value if isinstance(value, list | tuple) else [value])]
+    return all(rows % each.shape[0] == 0 for each in tensors if isinstance(each, torch.Tensor) and each.ndim > 1)

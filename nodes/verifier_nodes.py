@@ -1,0 +1,167 @@
+"""Verifier, Verifier Ensemble and Score Images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.sd1_clip
+import torch
+from comfy_api.latest import io
+
+from ..search import judging
+from ..search.errors import SearchError
+from ..search.recipe import Recipe
+from ..search.report import Evaluation, Kept, SearchReport, ranked
+from ..search.types import NAN, Row
+from ..verifiers import VERIFIERS, VerifierEnsemble
+from . import sockets
+from .memory import managed
+from .model_files import choices, path_of
+
+METHODS = ["z_score", "rank_mean"]
+
+
+def widget(setting: Any) -> io.Input:
+    """The widget of one verifier setting."""
+    shared = {"tooltip": setting.tooltip, "default": setting.default}
+    if setting.kind == "float":
+        return io.Float.Input(setting.name, min=setting.minimum, max=setting.maximum, step=setting.step, **shared)
+    if setting.kind == "int":
+        return io.Int.Input(setting.name, min=setting.minimum, max=setting.maximum, **shared)
+    if setting.kind == "text":
+        return io.String.Input(setting.name, **shared)
+    if setting.kind == "file":
+        options = choices(setting.folder)
+        default = setting.default if setting.default in options else options[0]
+        return io.Combo.Input(setting.name, options=options, default=default, tooltip=setting.tooltip)
+    return io.Combo.Input(setting.name, options=list(setting.options), **shared)
+
+
+class VerifierNode(io.ComfyNode):
+    """One scoring model, chosen from a drop-down."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        options = [
+            io.DynamicCombo.Option(kind.name, [widget(setting) for setting in kind.settings])
+            for kind in VERIFIERS.values()
+        ]
+        return io.Schema(
+            node_id="NoiseSearchVerifier",
+            display_name="Verifier",
+            category=sockets.CATEGORY,
+            description="Scores images; bigger is better. "
+            + " ".join(f"{k.name}: {k.description}" for k in VERIFIERS.values()),
+            inputs=[io.DynamicCombo.Input("verifier", options=options, tooltip="Which verifier; its settings follow.")],
+            outputs=[sockets.Verifier.Output(display_name="verifier")],
+        )
+
+    @classmethod
+    def execute(cls, verifier: dict[str, Any] | None = None) -> io.NodeOutput:
+        chosen = dict(verifier or {})
+        name = chosen.pop("verifier", None)
+        kinds = {kind.name: kind for kind in VERIFIERS.values()}
+        if name not in kinds:
+            raise SearchError(f"verifier: got {name!r}; expected one of {', '.join(kinds)}: choose it in the drop-down")
+        files = {s.name: path_of(s.folder, chosen.get(s.name)) for s in kinds[name].settings if s.kind == "file"}
+        known = {"tokenizer": str(Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer")}
+        of_host = {argument: known[argument] for argument in kinds[name].host}
+        return io.NodeOutput(managed(kinds[name].load(**{**chosen, **files, **of_host})))
+
+
+class VerifierEnsembleNode(io.ComfyNode):
+    """Several verifiers as one."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        template = io.Autogrow.TemplatePrefix(sockets.Verifier.Input("verifier"), prefix="verifier", min=2, max=16)
+        return io.Schema(
+            node_id="NoiseSearchVerifierEnsemble",
+            display_name="Verifier Ensemble",
+            category=sockets.CATEGORY,
+            description="Several verifiers made into one score: every single verifier can be fooled.",
+            inputs=[
+                io.Combo.Input("method", options=METHODS, default="z_score",
+                               tooltip="z_score: weighted mean on each verifier's fixed scale. rank_mean: mean rank "
+                               "among the candidates, as in the paper."),
+                io.String.Input("weights", default="", tooltip="One number per verifier, such as 1, 0.5. Empty: all 1; "
+                                "0 = recorded but not counted."),
+                io.String.Input("vetoes", default="", tooltip="One minimum per verifier, such as 0.2, - (- = none). "
+                                "A candidate below a minimum cannot win."),
+                io.Autogrow.Input("verifiers", template=template,
+                                  tooltip="In the order of weights and vetoes. A free socket is always left."),
+            ],
+            outputs=[sockets.Verifier.Output(display_name="verifier")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, method: str = "z_score", weights: str = "", vetoes: str = "", verifiers: dict[str, Any] | None = None
+    ) -> io.NodeOutput:
+        members = list((verifiers or {}).values())
+        counted = numbers("weights", weights, len(members), 1.0)
+        ensemble = VerifierEnsemble(members, method=method, weights=counted)
+        minima = numbers("vetoes", vetoes, len(members), NAN)
+        named = {m.name: v for m, v in zip(ensemble.members, minima, strict=True) if v == v}
+        return io.NodeOutput(VerifierEnsemble(members, method=method, weights=counted, vetoes=named))
+
+
+class ScoreImages(io.ComfyNode):
+    """Scores and sorts any images."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NoiseSearchScoreImages",
+            display_name="Score Images",
+            category=sockets.CATEGORY,
+            description="Scores a batch of images and sorts it, best first. Images that cannot be judged come last.",
+            inputs=[
+                io.Image.Input("images"),
+                sockets.Verifier.Input("verifier", tooltip="What scores the images."),
+                io.String.Input("prompt", multiline=True, default="", optional=True,
+                                tooltip="What a verifier such as CLIPScore compares the images with."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="sorted"),
+                io.Float.Output(
+                    display_name="scores", is_output_list=True, tooltip="In the order of the sorted images."
+                ),
+                sockets.SearchReport.Output(display_name="report"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images: Any = None, verifier: Any = None, prompt: str = "") -> io.NodeOutput:
+        sockets.check_verifier("verifier", verifier)
+        report = scored(images[..., :3].float().cpu(), verifier, prompt)
+        order = [kept.evaluation.id for kept in report.top]
+        order += [e.id for e in report.evaluations if e.id not in order]
+        return io.NodeOutput(images[order], [report.evaluations[i].score for i in order], report)
+
+
+def scored(images: torch.Tensor, verifier: Any, prompt: str) -> SearchReport:
+    """A report on finished images [B, H, W, 3], as if a search had made them for nothing."""
+    parts = judging.ask(verifier, images, prompt)
+    report = SearchReport({"verifier": verifier.name, "prompt": prompt, "algorithm": {"name": "score images"}})
+    for i, score in enumerate(judging.combine(verifier, parts)):
+        report.evaluations.append(Evaluation(i, i, None, 0.0, score, parts[i], {}, 0, 0, 0.0, None, ()))
+    kept = [Kept(e, Row(Recipe(()), 0.0), images[e.id : e.id + 1]) for e in report.evaluations if e.can_win]
+    report.top = ranked(kept)
+    return report
+
+
+def numbers(widget_name: str, text: str, count: int, missing: float) -> list[float]:
+    """`count` numbers from a widget such as "1, 0.5"; "-" and an empty widget stand for `missing`."""
+    words = text.replace(",", " ").split()
+    if not words:
+        return [missing] * count
+    if len(words) != count:
+        raise SearchError(
+            f"{widget_name}: got {len(words)} values for {count} verifiers; expected one for each, or none"
+        )
+    try:
+        return [missing if word == "-" else float(word) for word in words]
+    except ValueError:
+        raise SearchError(f"{widget_name}: got {text!r}; expected numbers such as 1, 0.5 (- = none)") from None
