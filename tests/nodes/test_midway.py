@@ -1,0 +1,154 @@
+"""Rows that pause mid-way: their states, re-noising, x0 predictions and the noise shares of every parametrisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.samplers
+import pytest
+import torch
+from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
+from comfy_extras.nodes_model_advanced import ModelNoiseScale
+
+from pack import search
+from pack.nodes.guided_sampler import GuidedSampler
+from pack.search import Recipe, Row, SearchError
+from pack.tests.nodes import tiny
+
+FAMILIES = ["flow", "eps", "v_prediction"]
+
+
+class Silent:
+    """A meter that lets everything pass."""
+
+    def forward(self, rows: int) -> None:
+        pass
+
+    def model_rows(self, rows: int) -> None:
+        pass
+
+
+def port(family: str, sampler_name: str = "euler", steps: int = 6, latent: Any = None) -> GuidedSampler:
+    model = tiny.model_of(family)
+    sampler = comfy.samplers.sampler_object(sampler_name)
+    return GuidedSampler(
+        tiny.guider(model), sampler, tiny.sigmas(model, steps), latent or tiny.latent(), tiny.PictureVAE()
+    )
+
+
+def start(sampler: GuidedSampler, *seeds: int) -> list[Row]:
+    return [Row(Recipe.of_seed(seed), sampler.sigmas[0]) for seed in seeds]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("sampler_name", ["euler", "heun", "dpm_2"])
+def test_pausing_a_memoryless_sampler_changes_nothing(family: str, sampler_name: str) -> None:
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., 4:] = 1.0
+    image = {"samples": torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(2)), "noise_mask": mask}
+    for latent in (None, image):
+        sampler = port(family, sampler_name, latent=latent)
+        with torch.inference_mode():
+            [whole] = sampler.advance(start(sampler, 1), sampler.sigmas, Silent())
+            for k in (1, 3, 5):
+                [paused] = sampler.advance(start(sampler, 1), sampler.sigmas[: k + 1], Silent())
+                assert paused.sigma == sampler.sigmas[k] and paused.x0 is not None
+                [ended] = sampler.advance([paused], sampler.sigmas[k:], Silent())
+                assert torch.equal(ended.x, whole.x), (k, latent is None)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_paused_together_are_rows_paused_alone(family: str) -> None:
+    sampler = port(family)
+    with torch.inference_mode():
+        together = sampler.advance(start(sampler, 1, 2, 3), sampler.sigmas[:4], Silent())
+        together = sampler.advance(together, sampler.sigmas[3:], Silent())
+        for row, seed in zip(together, (1, 2, 3), strict=True):
+            [alone] = sampler.advance(start(sampler, seed), sampler.sigmas, Silent())
+            assert (row.x - alone.x).abs().max() <= 1e-5 * alone.x.abs().max().clamp(min=1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_paused_state_is_the_state_that_stock_shows_its_callback(family: str) -> None:
+    sampler = port(family)
+    states: list[tuple[torch.Tensor, torch.Tensor]] = []
+    guider, noise = tiny.guider(tiny.model_of(family)), Noise_RandomNoise(1)
+    with torch.inference_mode():
+        guider.sample(
+            noise.generate_noise(tiny.latent()), tiny.latent()["samples"], comfy.samplers.sampler_object("euler"),
+            torch.tensor(sampler.sigmas), callback=lambda i, x0, x, n: states.append((x.clone(), x0.clone())), seed=1,
+        )  # fmt: skip
+        for k in (1, 2, 4):
+            [paused] = sampler.advance(start(sampler, 1), sampler.sigmas[: k + 1], Silent())
+            assert torch.equal(paused.x, states[k][0])
+            assert torch.equal(paused.x0, states[k - 1][1])
+            [predicted] = sampler.predict([paused], Silent())
+            assert torch.equal(predicted.x0, states[k][1])
+            assert torch.equal(predicted.x, paused.x)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_renoising_has_the_moments_of_the_forward_process(family: str) -> None:
+    big = {"samples": torch.zeros(1, 16, 64, 64)}
+    sampler = port(family, latent=big)
+    times = [sampler.time(s) for s in sampler.sigmas]
+    low, high = sampler.sigmas[4], sampler.sigmas[1]
+    generator = torch.Generator().manual_seed(3)
+    x0, noise = torch.randn(1, 16, 64, 64, generator=generator), torch.randn(1, 16, 64, 64, generator=generator)
+    scaling = sampler.model_sampling.noise_scaling
+    at_low = scaling(torch.tensor([low]), noise, x0)
+    row = sampler.renoise(Row(Recipe.of_seed(1), low, x=at_low, id=4), high, 77)
+    assert row.sigma == high and row.parent == 4 and row.recipe.operations[-1]["seed"] == 77
+    # x_high = a * x0 + b * (unit noise): what is left without x0 has the variance of the forward process
+    a = float(scaling(torch.tensor([high]), torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)))
+    b = float(scaling(torch.tensor([high]), torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)))
+    rest = row.x - a * x0
+    assert float(rest.std()) == pytest.approx(b, rel=0.01) and abs(float(rest.mean())) < 0.02 * b
+    assert abs(float((rest * x0).mean())) < 0.02 * b
+    assert times == sorted(times, reverse=True)
+    assert torch.equal(row.x, sampler.renoise(Row(Recipe.of_seed(1), low, x=at_low), high, 77).x)
+    with pytest.raises(SearchError, match="pure noise"):
+        sampler.renoise(Row(Recipe.of_seed(1), high), high, 1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("steps", [1, 2, 6])
+def test_sigma_is_the_inverse_of_time(family: str, steps: int) -> None:
+    sampler = port(family, steps=steps)
+    for sigma in sampler.sigmas[:-1]:
+        assert sampler.sigma(sampler.time(sigma)) == pytest.approx(sigma, rel=1e-4)
+    for share in (0.05, 0.3, 0.8):
+        assert sampler.time(sampler.sigma(share)) == pytest.approx(share, rel=1e-5)
+    assert sampler.time(0.0) == 0.0
+
+
+def test_sigma_is_the_inverse_of_time_with_a_noise_scale() -> None:
+    [model] = ModelNoiseScale().patch(tiny.sd3(), 7.5)
+    sampler = GuidedSampler(
+        tiny.guider(model), comfy.samplers.sampler_object("euler"), tiny.sigmas(model), tiny.latent(), tiny.PictureVAE()
+    )
+    for share in (0.05, 0.5, 0.9):
+        assert sampler.time(sampler.sigma(share)) == pytest.approx(share, rel=1e-5)
+    assert tiny.difference(tiny.search(model, max_candidates=1).args[0], tiny.stock(model, 11)) == 0.0
+
+
+@pytest.mark.parametrize("sampler_name", comfy.samplers.KSampler.SAMPLERS)
+def test_search_over_paths_runs_with_every_sampler(sampler_name: str) -> None:
+    algorithm = search.algorithm("paths", paths=1, width=2)
+    family = "flow" if sampler_name < "h" else "eps"
+    report = tiny.search(
+        tiny.model_of(family), max_candidates=3, batch_size=2, algorithm=algorithm, sampler_name=sampler_name, steps=3
+    ).args[5]
+    assert len(report.finished) == 3 and all(e.score == e.score for e in report.evaluations)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("leg_steps", [0, 2])
+def test_a_path_winner_has_no_noise_and_no_seed_to_offer(family: str, leg_steps: int) -> None:
+    algorithm = search.algorithm("paths", paths=1, width=2, leg_steps=leg_steps)
+    out = tiny.search(tiny.model_of(family), max_candidates=5, batch_size=2, algorithm=algorithm, verifier=tiny.Later())
+    assert not Recipe(out.args[5].best.evaluation.recipe).replayable
+    assert "LATENT" in out.args[2].message and "LATENT" in out.args[3].message
+    assert torch.isfinite(out.args[0]["samples"]).all()
+    midway = [e for e in out.args[5].evaluations if e.candidate is None]
+    assert all(e.sigma > 0 for e in midway)

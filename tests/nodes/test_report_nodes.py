@@ -1,0 +1,126 @@
+"""Pictures and files of a report: always there, never blank, never in the way of the host."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import pytest
+import torch
+
+from pack import search
+from pack.nodes.report_nodes import ContactSheet, SaveSearchReport, SearchReportPlot
+from pack.nodes.verifier_nodes import scored
+from pack.tests.nodes import tiny
+
+
+class Picky(tiny.Mean):
+    """Cannot judge every second image."""
+
+    def score(self, images: torch.Tensor, prompt: str) -> torch.Tensor:
+        scores = super().score(images, prompt)
+        scores[(self.seen + torch.arange(len(images))) % 2 == 0] = float("nan")
+        return scores
+
+
+def reports() -> dict[str, Any]:
+    model = tiny.sd3()
+    paths = search.algorithm("paths", paths=1, width=2)
+    return {
+        "one candidate": tiny.search(model, max_candidates=1),
+        "many": tiny.search(model, max_candidates=6, batch_size=3, top_k=6),
+        "paths": tiny.search(model, max_candidates=4, algorithm=paths),
+        "held-out": tiny.search(model, max_candidates=4, held_out=tiny.Mean("other")),
+        "not judged": tiny.search(model, max_candidates=4, verifier=Picky(), batch_size=1),
+        "stopped by target": tiny.search(model, max_candidates=9, target_score=0.01, batch_size=4),
+        "video": tiny.search(tiny.wan(), max_candidates=2, latent_image=tiny.video_latent()),
+        "images": scored(torch.rand(3, 8, 8, 3), tiny.Mean(), ""),
+    }
+
+
+REPORTS = {name: out if isinstance(out, search.SearchReport) else out.args[5] for name, out in reports().items()}
+
+
+def is_picture(image: torch.Tensor, height: int | None = None, width: int | None = None) -> bool:
+    assert image.dtype == torch.float32 and image.ndim == 4 and image.shape[0] == 1 and image.shape[-1] == 3
+    assert height is None or image.shape[1:3] == (height, width)
+    assert 0 <= float(image.min()) and float(image.max()) <= 1
+    return float(image.std()) > 0.01
+
+
+@pytest.mark.parametrize("kind", REPORTS)
+def test_a_plot_of_any_report(kind: str) -> None:
+    assert is_picture(tiny.execute(SearchReportPlot, report=REPORTS[kind], width=480, height=320).args[0], 320, 480)
+
+
+@pytest.mark.parametrize("kind", REPORTS)
+def test_a_contact_sheet_of_any_report(kind: str) -> None:
+    for columns in (1, 4):
+        sheet = tiny.execute(ContactSheet, report=REPORTS[kind], columns=columns, cell=64).args[0]
+        assert is_picture(sheet) and sheet.shape[2] == min(columns, len(REPORTS[kind].top)) * 72 + 8
+
+
+def test_a_report_of_images_that_nobody_can_judge_still_has_pictures() -> None:
+    class Blind(tiny.Mean):
+        def score(self, images: torch.Tensor, prompt: str) -> torch.Tensor:
+            return torch.full((len(images),), float("nan"))
+
+    report = scored(torch.rand(2, 8, 8, 3), Blind(), "")
+    assert report.top == []
+    assert is_picture(tiny.execute(SearchReportPlot, report=report, width=320, height=240).args[0], 240, 320)
+    with pytest.raises(search.SearchError, match="report: "):
+        tiny.execute(ContactSheet, report=report, columns=2, cell=64)
+
+
+@pytest.mark.parametrize("kind", REPORTS)
+def test_saving_writes_strict_json_and_a_line_per_evaluation(kind: str) -> None:
+    out = tiny.execute(SaveSearchReport, report=REPORTS[kind], filename_prefix="tests/saved")
+    path = Path(out.args[0])
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    read = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    rows = list(csv.DictReader(path.with_suffix(".csv").open(newline="", encoding="utf-8")))
+    assert len(rows) == len(read["evaluations"]) == len(REPORTS[kind].evaluations)
+    assert all(json.loads(row["recipe"]) is not None for row in rows)
+    assert json.dumps(out.ui, allow_nan=False) and isinstance(out.ui["text"], list)
+
+
+def test_the_second_save_does_not_overwrite_the_first() -> None:
+    inputs = {"report": REPORTS["many"], "filename_prefix": "tests/twice"}
+    paths = [tiny.execute(SaveSearchReport, **inputs).args[0] for _ in range(3)]
+    assert len(set(paths)) == 3 and all(Path(p).exists() for p in paths)
+
+
+def test_saving_stays_inside_the_output_folder() -> None:
+    with pytest.raises(Exception, match="(?i)output"):
+        tiny.execute(SaveSearchReport, report=REPORTS["many"], filename_prefix="../../outside")
+    assert not list(Path(folder_paths.get_output_directory()).parents[1].glob("outside*"))
+
+
+SHOWN: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "held-out": {"held_out": tiny.Mean("other")},
+    "not judged": {"verifier": Picky()},
+    "paths": {"algorithm": search.algorithm("paths", paths=1, width=2)},
+}
+
+
+@pytest.mark.parametrize("case", SHOWN)
+def test_what_the_sampler_shows_is_json(case: str) -> None:
+    out = tiny.search(tiny.sd3(), max_candidates=3, batch_size=1, **SHOWN[case])
+    assert isinstance(out.ui["noise_search"], list)
+    shown = json.loads(json.dumps(out.ui, allow_nan=False))["noise_search"][0]
+    assert shown["candidates"] == 3 and shown["best"]["verdict"] == "judged"
+    folder = Path(folder_paths.get_output_directory()) / "noise_search" / "no-prompt-7"
+    assert json.loads((folder / "report.json").read_text())["best"] == shown["best"]
+
+
+def test_the_images_are_the_top_k_best_first() -> None:
+    report, images = REPORTS["many"], tiny.search(tiny.sd3(), max_candidates=6, batch_size=3, top_k=6).args[1]
+    scores = [float(image.double().mean()) for image in images]
+    assert scores == sorted(scores, reverse=True) and len(images) == len(report.top) == 6

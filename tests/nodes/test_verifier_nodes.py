@@ -1,0 +1,181 @@
+"""Verifier, Verifier Ensemble, Score Images, and verifiers whose network ComfyUI's memory manager owns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import folder_paths
+import pytest
+import torch
+
+from pack.nodes.memory import ManagedVerifier, managed
+from pack.nodes.model_files import NONE_FOUND, choices, models_in, path_of, register_folders
+from pack.nodes.verifier_nodes import ScoreImages, VerifierEnsembleNode, VerifierNode, numbers
+from pack.search import SearchError
+from pack.tests.nodes import tiny
+from pack.verifiers import VERIFIERS
+
+
+class Red(tiny.Mean):
+    """Redder is better; cannot judge what has no red."""
+
+    def score(self, images: torch.Tensor, prompt: str) -> torch.Tensor:
+        red = images[..., 0].mean(dim=(1, 2))
+        return torch.where(red > 0, red, float("nan"))
+
+
+class Network:
+    """A verifier with a network, for the memory manager."""
+
+    name, needs_prompt, notes, scale, differentiable = "network", False, ["a note"], (0.5, 2.0), True
+
+    def __init__(self) -> None:
+        self.module = torch.nn.Linear(3, 1)
+        self.devices: list[Any] = []
+
+    def score(self, images: torch.Tensor, prompt: str) -> torch.Tensor:
+        self.devices.append(self.module.weight.device)
+        return self.module(images.mean(dim=(1, 2)).to(self.module.weight)).squeeze(1)
+
+
+def ensemble(*members: Any, **widgets: str) -> Any:
+    wired = {f"verifier{i}": member for i, member in enumerate(members)}
+    return tiny.execute(VerifierEnsembleNode, verifiers=wired, **widgets).args[0]
+
+
+PICTURES = torch.rand(5, 8, 8, 3, generator=torch.Generator().manual_seed(1))
+
+
+def test_weights_and_vetoes_are_read_in_the_order_of_the_sockets() -> None:
+    a, b = tiny.Mean("a"), tiny.Mean("b")
+    made = ensemble(a, b, weights="1, 0.5", vetoes="- 0.2")
+    assert [(m.name, m.weight, m.minimum) for m in made.members] == [("a", 1.0, None), ("b", 0.5, 0.2)]
+    made = ensemble(tiny.Mean("a"), tiny.Mean("a"), vetoes="0.1,-")
+    assert [(m.name, m.minimum) for m in made.members] == [("a", 0.1), ("a 2", None)]
+    assert ensemble(a, b).members[1].weight == 1.0
+
+
+SENSELESS = [
+    ({"weights": "1"}, "weights: got 1 values for 2"), ({"weights": "1, x"}, "weights: got '1, x'"),
+    ({"vetoes": "1 2 3"}, "vetoes: got 3"), ({"weights": "-1 1"}, "weight"), ({"weights": "0 0"}, "weights"),
+    ({"weights": "nan 1"}, "weight"), ({"method": "best"}, "method"), ({"weights": "inf 1"}, "weight"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("widgets", "named"), SENSELESS)
+def test_widgets_that_make_no_sense_are_named(widgets: dict[str, str], named: str) -> None:
+    with pytest.raises(SearchError, match=named):
+        ensemble(tiny.Mean("a"), tiny.Mean("b"), **widgets)
+
+
+def test_an_ensemble_of_nothing_or_of_ensembles_is_refused() -> None:
+    for members in ((), (ensemble(tiny.Mean("a"), tiny.Mean("b")), tiny.Mean())):
+        with pytest.raises(SearchError, match="member"):
+            ensemble(*members)
+
+
+def test_a_veto_keeps_a_candidate_from_winning() -> None:
+    made = ensemble(tiny.Mean("bright"), Red("red"), weights="1 0", vetoes="- 2")
+    with pytest.raises(SearchError, match="vetoed 3"):
+        tiny.search(tiny.sd3(), verifier=made, max_candidates=3)
+
+
+@pytest.mark.parametrize("method", ["z_score", "rank_mean"])
+def test_a_search_with_an_ensemble_records_every_member(method: str) -> None:
+    made = ensemble(tiny.Mean("bright"), Red("red"), method=method)
+    reports = [tiny.search(tiny.sd3(), verifier=made, max_candidates=5, batch_size=b).args[5] for b in (1, 4)]
+    for report in reports:
+        assert all(set(e.parts) == {"bright", "red"} for e in report.finished)
+    assert [e.score for e in reports[0].finished] == pytest.approx([e.score for e in reports[1].finished], abs=1e-5)
+    assert any("no measured scale" in note for note in reports[0].notes) == (method == "z_score")
+
+
+def test_scored_images_are_sorted_and_what_cannot_be_judged_comes_last() -> None:
+    pictures = torch.stack([torch.full((4, 4, 3), v) for v in (0.2, 0.0, 0.9, 0.5, 0.0)])
+    out = tiny.execute(ScoreImages, images=pictures, verifier=Red())
+    assert [round(float(p.mean()), 3) for p in out.args[0]] == [0.9, 0.5, 0.2, 0.0, 0.0]
+    assert out.args[1][:3] == pytest.approx([0.9, 0.5, 0.2]) and all(s != s for s in out.args[1][3:])
+    assert len(out.args[2].evaluations) == 5 and len(out.args[2].top) == 3
+    with_alpha = torch.cat([pictures, torch.ones(5, 4, 4, 1)], dim=-1)
+    assert tiny.execute(ScoreImages, images=with_alpha, verifier=Red()).args[0].shape == with_alpha.shape
+
+
+def test_scoring_without_a_verifier_says_so() -> None:
+    with pytest.raises(SearchError, match="verifier"):
+        tiny.execute(ScoreImages, images=PICTURES, verifier=None)
+
+
+def test_ranks_of_scored_images_come_from_the_whole_batch() -> None:
+    made = ensemble(tiny.Mean("bright"), Red("red"), method="rank_mean")
+    out = tiny.execute(ScoreImages, images=PICTURES, verifier=made)
+    assert out.args[1] == sorted(out.args[1], reverse=True) and set(out.args[1]) <= {i / 8 for i in range(9)}
+
+
+def test_a_managed_verifier_scores_as_the_verifier_itself_and_is_owned_by_comfyui() -> None:
+    network = Network()
+    owned = managed(network)
+    assert isinstance(owned, ManagedVerifier) and isinstance(owned.patcher, comfy.model_patcher.ModelPatcher)
+    assert (owned.name, owned.notes, owned.scale, owned.needs_prompt) == ("network", ["a note"], (0.5, 2.0), False)
+    with torch.inference_mode():
+        expected = network.score(PICTURES, "")
+        assert torch.equal(owned.score(PICTURES, ""), expected)
+        assert any(m.model is owned.patcher for m in comfy.model_management.current_loaded_models)
+        comfy.model_management.unload_all_models()
+        assert not any(m.model is owned.patcher for m in comfy.model_management.current_loaded_models)
+        assert torch.equal(owned.score(PICTURES, ""), expected)
+
+
+def test_a_verifier_without_a_network_is_left_alone() -> None:
+    plain = tiny.Mean()
+    assert managed(plain) is plain
+
+
+def test_a_managed_verifier_can_be_cancelled() -> None:
+    comfy.model_management.interrupt_current_processing(True)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        managed(Network()).score(PICTURES, "")
+
+
+def test_an_ensemble_of_managed_verifiers_scores_and_tells_their_notes() -> None:
+    made = ensemble(managed(Network()), tiny.Mean())
+    report = tiny.search(tiny.sd3(), verifier=made, max_candidates=3).args[5]
+    assert "a note" in report.notes and len(report.finished) == 3
+
+
+@pytest.mark.parametrize("key", VERIFIERS)
+def test_every_verifier_of_the_drop_down_loads_from_its_defaults_and_scores(key: str) -> None:
+    register_folders()
+    kind = VERIFIERS[key]
+    missing = [s for s in kind.settings if s.kind == "file" and s.default not in models_in(s.folder)]
+    if missing:
+        pytest.skip(f"{missing[0].default} is not in this checkout")
+    widgets = {setting.name: setting.default for setting in kind.settings}
+    made = tiny.execute(VerifierNode, verifier={"verifier": kind.name, **widgets}).args[0]
+    with torch.inference_mode():
+        scores = made.score(torch.rand(2, 64, 64, 3), "a red circle")
+    assert scores.shape == (2,) and made.name
+    assert hasattr(made, "patcher") == (made.module is not None)
+
+
+def test_the_drop_down_offers_every_verifier_and_its_settings() -> None:
+    schema = VerifierNode.GET_SCHEMA()
+    options = {option.key: [i.id for i in option.inputs] for option in schema.inputs[0].options}
+    assert options == {kind.name: [s.name for s in kind.settings] for kind in VERIFIERS.values()}
+
+
+def test_numbers_of_a_widget() -> None:
+    assert numbers("w", " 1,2 ,3 ", 3, 0.0) == [1.0, 2.0, 3.0] and numbers("w", "", 2, 7.0) == [7.0, 7.0]
+
+
+def test_model_files_are_found_below_their_folder(tmp_path: Any) -> None:
+    folder_paths.add_model_folder_path("noise_search_test", str(tmp_path))
+    assert choices("noise_search_test") == [NONE_FOUND]
+    (tmp_path / "deep").mkdir()
+    for name in ("a.safetensors", "deep/b.safetensors", "c.ckpt"):
+        (tmp_path / name).write_bytes(b"")
+    assert choices("noise_search_test") == ["a.safetensors", "deep/b.safetensors"]
+    assert path_of("noise_search_test", "deep/b.safetensors") == str(tmp_path / "deep" / "b.safetensors")
+    with pytest.raises(SearchError, match="put the model into"):
+        path_of("noise_search_test", NONE_FOUND)

@@ -1,0 +1,197 @@
+"""Recipes: what is written is what is read, rubbish is refused, and the geometry is exact."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from pack.search import Recipe, SearchError
+from pack.search.recipe import describe, gaussian, neighbour, slerp
+
+LIKE = torch.empty(1, 4, 8, 8)
+
+
+def draw(seed: int) -> Tensor:
+    return gaussian(LIKE, seed)
+
+
+def cosine_of(a: Tensor, b: Tensor) -> float:
+    x, y = a.double().flatten(), b.double().flatten()
+    return float(x @ y / (x.norm() * y.norm()))
+
+
+def long_recipe() -> Recipe:
+    other = Recipe.of_given(5).then(op="near", seed=6, cosine=-0.25)
+    return (
+        Recipe.of_seed(2**64 - 1)
+        .then(op="near", seed=2**50 - 1, cosine=0.95)
+        .then(op="slerp", fraction=0.1 + 0.2, **{"with": list(other.operations)})
+        .then(op="renoise", seed=9, **{"from": 0.11, "to": 0.89})
+    )
+
+
+def test_json_gives_every_recipe_back_exactly() -> None:
+    for recipe in (Recipe.of_seed(0), Recipe.of_given(3), long_recipe()):
+        text = recipe.to_json()
+        assert "\n" not in text
+        assert Recipe.from_json(text) == recipe
+        assert Recipe.from_json(text).to_json() == text
+
+
+def test_a_round_trip_makes_the_same_noise_bit_for_bit() -> None:
+    recipe, given = long_recipe(), draw(77)
+    again = Recipe.from_json(recipe.to_json())
+    assert torch.equal(recipe.noise(draw, given), again.noise(draw, given))
+
+
+@pytest.mark.parametrize(
+    "text, complaint",
+    [
+        ("", "not JSON"),
+        ("seed 7", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ('[{"op": "seed", "seed": ' + "9" * 5000 + "}]", "recipe"),
+        ("7", "expected a list of operations"),
+        ("{}", "expected a list of operations"),
+        ("[]", "expected a list of operations"),
+        ("null", "expected a list of operations"),
+        ("[7]", "operation 0: got 7; expected one of"),
+        ('[{"seed": 7}]', "operation 0.*expected one of"),
+        ('[{"op": []}]', "operation 0.*expected one of"),
+        ('[{"op": {}, "seed": 1}]', "operation 0.*expected one of"),
+        ('[{"op": "near", "seed": 1, "cosine": 0.5}]', "operation 0.*at the start"),
+        ('[{"op": "seed", "seed": 1}, {"op": "seed", "seed": 2}]', "operation 1.*nowhere else"),
+        ('[{"op": "seed", "seed": 1}, {"op": "given", "seed": 2}]', "operation 1.*nowhere else"),
+        ('[{"op": "seed"}]', "seed=None; expected int"),
+        ('[{"op": "seed", "seed": "7"}]', "seed='7'; expected int"),
+        ('[{"op": "seed", "seed": 7.0}]', "seed=7.0; expected int"),
+        ('[{"op": "seed", "seed": true}]', "seed=True; expected int"),
+        ('[{"op": "seed", "seed": -1}]', r"seed=-1; expected 0 to 2\*\*64 - 1"),
+        ('[{"op": "seed", "seed": 18446744073709551616}]', r"expected 0 to 2\*\*64 - 1"),
+        ('[{"op": "seed", "seed": 1}, {"op": "near", "seed": 2, "cosine": 1.01}]', "cosine=1.01; expected -1 to 1"),
+        ('[{"op": "seed", "seed": 1}, {"op": "near", "seed": 2, "cosine": NaN}]', "operation 1.*cosine=nan"),
+        ('[{"op": "seed", "seed": 1}, {"op": "near", "seed": 2}]', "cosine=None; expected float"),
+        ('[{"op": "seed", "seed": 1}, {"op": "slerp", "with": [], "fraction": 0.5}]', "slerp, with.*expected a list"),
+        ('[{"op": "seed", "seed": 1}, {"op": "slerp", "with": [3], "fraction": 0.5}]', "slerp, with.*operation 0"),
+        (
+            '[{"op": "seed", "seed": 1}, {"op": "slerp", "with": [{"op": "seed", "seed": 2}], "fraction": NaN}]',
+            "operation 1.*fraction=nan",
+        ),
+        (
+            '[{"op": "seed", "seed": 1}, {"op": "renoise", "seed": 2, "from": 0.1, "to": Infinity}]',
+            "operation 1.*to=inf",
+        ),
+    ],
+)
+def test_rubbish_is_refused_in_one_sentence_that_says_where(text: str, complaint: str) -> None:
+    with pytest.raises(SearchError, match=complaint) as refused:
+        Recipe.from_json(text)
+    assert "\n" not in str(refused.value) and str(refused.value).startswith("recipe")
+
+
+@pytest.mark.parametrize("cosine", [1.0, 0.999, 0.95, 0.5, 0.0, -0.3, -1.0])
+def test_a_neighbour_keeps_the_norm_and_hits_the_cosine(cosine: float) -> None:
+    for seed in range(20):
+        pivot = draw(1000 + seed) * (0.5 + seed)
+        moved = neighbour(pivot, seed, cosine)
+        assert moved.shape == pivot.shape and moved.dtype == pivot.dtype
+        assert abs(float(moved.double().norm() / pivot.double().norm()) - 1) < 1e-6
+        assert abs(cosine_of(moved, pivot) - cosine) < 1e-6
+
+
+def test_a_neighbour_is_decided_by_its_seed_alone_and_leaves_global_randomness_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    one, two, other = neighbour(draw(1), 5, 0.9), neighbour(draw(1), 5, 0.9), neighbour(draw(1), 6, 0.9)
+    assert torch.equal(torch.rand(4), expected)
+    assert torch.equal(one, two) and not torch.equal(one, other)
+
+
+def test_the_direction_of_a_neighbour_is_uniform_among_those_orthogonal_to_the_pivot() -> None:
+    like, cosine, count = torch.empty(6), 0.8, 4000
+    pivot = gaussian(like, 1)
+    norm = pivot.double().norm()
+    unit = pivot.double() / norm
+    tangents = torch.stack([neighbour(pivot, seed, cosine).double() for seed in range(10, 10 + count)]) / norm
+    tangents = (tangents - cosine * unit) / math.sqrt(1 - cosine**2)
+    assert float((tangents @ unit).abs().max()) < 1e-6
+    # mean 0 and covariance (1 - u u^T) / 5 on the sphere of 5 dimensions; 5 standard errors of each entry
+    assert float(tangents.mean(0).abs().max()) < 5 * math.sqrt(0.2 / count)
+    expected = (torch.eye(6, dtype=torch.float64) - unit[:, None] * unit) / 5
+    assert float((tangents.T @ tangents / count - expected).abs().max()) < 5 * math.sqrt(0.1 / count)
+
+
+def test_slerp_ends_at_its_ends_and_stays_on_the_sphere_between_equal_norms() -> None:
+    a = draw(1).double()
+    b = draw(2).double() * (draw(1).double().norm() / draw(2).double().norm())
+    assert torch.allclose(slerp(a, b, 0.0), a, atol=1e-12) and torch.allclose(slerp(a, b, 1.0), b, atol=1e-12)
+    angle = math.acos(cosine_of(a, b))
+    for fraction in (0.1, 0.5, 0.9):
+        mixed = slerp(a, b, fraction)
+        assert abs(float(mixed.norm() / a.norm()) - 1) < 1e-12
+        assert abs(math.acos(cosine_of(mixed, a)) - fraction * angle) < 1e-9
+
+
+def test_slerp_of_equal_inputs_gives_the_input_and_norms_go_linearly() -> None:
+    a = draw(3)
+    for fraction in (0.0, 0.3, 1.0):
+        assert torch.allclose(slerp(a, a, fraction), a, atol=1e-6)
+    assert abs(float(slerp(a, 3 * a, 0.5).norm() / a.norm()) - 2) < 1e-5
+    assert abs(float(slerp(a, 3 * draw(4), 0.25).norm()) - float(0.75 * a.norm() + 0.75 * draw(4).norm())) < 1e-3
+
+
+def test_the_noise_of_a_plain_seed_is_what_the_sampler_draws_untouched() -> None:
+    assert torch.equal(Recipe.of_seed(7).noise(draw), draw(7))
+
+
+def test_operations_are_applied_from_left_to_right() -> None:
+    recipe = Recipe.of_seed(7).then(op="near", seed=1, cosine=0.9).then(op="near", seed=2, cosine=0.5)
+    assert torch.equal(recipe.noise(draw), neighbour(neighbour(draw(7), 1, 0.9), 2, 0.5))
+    mixed = Recipe.of_seed(7).then(op="slerp", fraction=0.25, **{"with": list(recipe.operations)})
+    assert torch.equal(mixed.noise(draw), slerp(draw(7), recipe.noise(draw), 0.25))
+
+
+def test_a_given_noise_stands_at_the_start_and_its_absence_is_explained() -> None:
+    recipe = Recipe.of_given(5).then(op="near", seed=1, cosine=0.9)
+    assert torch.equal(recipe.noise(draw, draw(99)), neighbour(draw(99), 1, 0.9))
+    with pytest.raises(SearchError, match="wire that NOISE to Noise Candidate"):
+        recipe.noise(draw)
+
+
+def test_re_noising_does_not_change_the_start_noise_but_ends_replayability() -> None:
+    recipe = Recipe.of_seed(7).then(op="near", seed=1, cosine=0.9)
+    renoised = recipe.then(op="renoise", seed=3, **{"from": 0.1, "to": 0.9})
+    assert torch.equal(renoised.noise(draw), recipe.noise(draw))
+    assert recipe.replayable and not renoised.replayable
+
+
+def test_step_noise_follows_the_start_seed_until_the_path_is_re_noised() -> None:
+    pivot = Recipe.of_seed(7)
+    near = pivot.then(op="near", seed=11, cosine=0.9)
+    mixed = near.then(op="slerp", fraction=0.5, **{"with": [{"op": "seed", "seed": 99}]})
+    path = pivot.then(op="renoise", seed=13, **{"from": 0.1, "to": 0.9})
+    again = path.then(op="renoise", seed=17, **{"from": 0.1, "to": 0.8})
+    assert [r.step_seed for r in (pivot, near, mixed, path, again)] == [7, 7, 7, 13, 17]
+    assert Recipe.of_given(5).then(op="near", seed=11, cosine=0.9).step_seed == 5
+
+
+def test_only_an_untouched_plain_seed_is_an_int_for_a_stock_sampler() -> None:
+    assert Recipe.of_seed(7).seed == 7
+    assert Recipe.of_seed(7).then(op="near", seed=11, cosine=1.0).seed is None
+    assert Recipe.of_given(7).seed is None
+    assert Recipe.of_seed(7).then(op="renoise", seed=3, **{"from": 0.1, "to": 0.9}).seed is None
+
+
+def test_then_leaves_the_recipe_it_starts_from_alone() -> None:
+    recipe = Recipe.of_seed(7)
+    recipe.then(op="near", seed=1, cosine=0.5)
+    assert json.loads(recipe.to_json()) == [{"op": "seed", "seed": 7}]
+
+
+def test_a_recipe_has_a_short_human_name() -> None:
+    assert describe(Recipe.of_seed(7).operations) == "seed 7"
+    assert describe(long_recipe().operations) == "seed 18446744073709551615, 2 moves, re-noised 1 times"
+    assert describe(Recipe.of_given(3).operations) == "given noise 3"

@@ -1,0 +1,67 @@
+"""The contract check finds what it says it finds."""
+
+import random
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from pack.verifiers.testing import check_verifier
+
+IMAGES = torch.rand(4, 8, 8, 3, generator=torch.Generator().manual_seed(0))
+
+
+def brightness(images: Tensor) -> Tensor:
+    return images.mean(dim=(1, 2, 3))
+
+
+def made(score: Callable[[Tensor], Tensor], **facts: object) -> SimpleNamespace:
+    """A verifier from one function."""
+    return SimpleNamespace(**{"name": "x", "differentiable": True, "score": lambda images, _: score(images), **facts})
+
+
+def counting() -> Callable[[Tensor], Tensor]:
+    calls: list[int] = []
+    return lambda images: brightness(images) + len(calls.append(1) or calls)
+
+
+def darkened(images: Tensor) -> Tensor:
+    scores = brightness(images)
+    images.detach().mul_(0.5)
+    return scores
+
+
+def with_random(draw: Callable[[], object]) -> Callable[[Tensor], Tensor]:
+    return lambda images: brightness(images) + 0 * bool(draw())
+
+
+def test_a_good_verifier_passes_and_its_scores_come_back() -> None:
+    assert torch.equal(check_verifier(made(brightness), IMAGES, ""), brightness(IMAGES))
+    check_verifier(made(lambda images: brightness(images.detach()), differentiable=False), IMAGES, "")
+    check_verifier(made(lambda images: brightness(images) - brightness(images).mean(), pooled=True), IMAGES, "")
+
+
+@pytest.mark.parametrize(
+    "bad, said",
+    [
+        (made(brightness, name=""), "empty string"),
+        (made(lambda images: brightness(images)[:, None]), r"got scores \(4, 1\)"),
+        (made(lambda images: brightness(images).detach().long()), "expected floats"),
+        (made(lambda images: brightness(images) / 0), "infinite"),
+        (made(darkened), "changed the images"),
+        (made(with_random(lambda: torch.rand(1))), "global random"),
+        (made(with_random(random.random)), "global random"),
+        (made(counting()), "asked again"),
+        (made(lambda images: brightness(images) + torch.arange(len(images))), "reverse order"),
+        (made(lambda images: brightness(images) - brightness(images).mean()), "image 0 alone"),
+        (made(lambda images: brightness(images.detach())), "differentiable is True"),
+        (made(brightness, differentiable=False), "differentiable is False"),
+        (made(lambda images: brightness(images.round())), "rounds"),
+        (made(lambda images: brightness((images * 0).sqrt())), "not finite"),
+    ],
+)
+def test_a_bad_verifier_is_told_what_is_wrong(bad: SimpleNamespace, said: str) -> None:
+    with pytest.raises(AssertionError, match=said):
+        check_verifier(bad, IMAGES.clone(), "")

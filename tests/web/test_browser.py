@@ -1,0 +1,215 @@
+"""The page: the templates open and run, and the search nodes' own panel works, in both of ComfyUI's renderers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pack.tests.host_server import PACK, HostServer
+from pack.tests.workflows.graphs import NAMES, WORKFLOWS, folder_of, ledger, shipped
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install playwright)")
+
+pytestmark = pytest.mark.browser
+
+QUIET = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--no-first-run"]  # fmt: skip
+TIMEOUT = 240_000  # ms; software rendering on a small loaded machine
+SEARCH = "13"  # the Search Sampler's id in first_search
+
+#: Let the canvas paint what has arrived.
+REDRAWN = """() => new Promise((done) => {
+  let frames = 0;
+  const next = () => {
+    app.canvas.setDirty(true, true);
+    if (++frames > 40) done(); else requestAnimationFrame(next);
+  };
+  next();
+})"""
+
+#: Opens the page of a server with (True) or without (False) ComfyUI's Vue renderer.
+Opener = Callable[[bool], Any]
+
+
+@pytest.fixture(scope="module")
+def chromium(browser: str) -> Iterator[Any]:
+    """A headless Chromium."""
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=browser, headless=True, args=QUIET)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def opened(chromium: Any, server: HostServer) -> Iterator[Opener]:
+    """Opens ComfyUI's page; a page that met an error of its own fails the test at its end."""
+    contexts: list[Any] = []
+    errors: list[str] = []
+
+    def open_page(vue: bool) -> Any:
+        settings = {
+            "Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": vue, "Comfy.Minimap.Visible": False,
+            "LiteGraph.Canvas.MinFontSizeForLOD": 0, "LiteGraph.Canvas.MaximumFps": 10,
+            "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
+        }  # fmt: skip
+        server.post("/api/settings", settings)
+        contexts.append(chromium.new_context(viewport={"width": 1900, "height": 800}))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(TIMEOUT)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(server.url)
+        page.wait_for_function(
+            "() => window.app?.extensionManager && LiteGraph.registered_node_types.NoiseSearchSampler && "
+            "app.rootGraph?.nodes.length"
+        )
+        assert page.evaluate("() => LiteGraph.vueNodesMode === true") is vue
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [error for error in errors if "noise" in error.lower()] == []
+
+
+def load(page: Any, server: HostServer, name: str) -> None:
+    """Open a template as the template list does: what the server serves, into the graph."""
+    graph = server.get_json(f"/api/workflow_templates/{PACK.name}/{name}.json")
+    page.evaluate("async (graph) => { await app.loadGraphData(graph, true, true, 'test') }", graph)
+    page.wait_for_function(
+        "(count) => app.rootGraph.nodes.length === count && !document.querySelector('[role=dialog]')",
+        arg=len(graph["nodes"]),
+    )
+
+
+def queue(page: Any) -> None:
+    """Press Run."""
+    assert page.evaluate("async () => await app.queuePrompt(0, 1)") is True
+
+
+def panel(page: Any, node: str = SEARCH) -> tuple[Any, Any]:
+    """The button and the text of a search node's panel."""
+    page.evaluate(
+        """(id) => {
+          const node = app.rootGraph.getNodeById(id);
+          app.canvas.ds.scale = 1;
+          app.canvas.centerOnNode(node);
+        }""",
+        node,
+    )
+    return page.locator("button.noise-search-finish"), page.locator(".noise-search-result")
+
+
+def endless(page: Any) -> None:
+    """Let the search of the open first template run until it is ended."""
+    page.evaluate(
+        """(id) => {
+          const widget = app.rootGraph.getNodeById(id).widgets.find((w) => w.name === "max_candidates");
+          widget.value = 100000;
+        }""",
+        SEARCH,
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_sends_what_the_api_file_says_and_saves_what_it_opened(
+    opened: Opener, server: HostServer, name: str
+) -> None:
+    page = opened(False)
+    load(page, server, name)
+    types = page.evaluate("() => app.rootGraph.nodes.map((n) => [n.type, n.type in LiteGraph.registered_node_types])")
+    assert [kind for kind, known in types if not known] == []
+    sent = json.loads(page.evaluate("async () => JSON.stringify(await app.graphToPrompt())"))
+    told = {key: (node["class_type"], node["inputs"]) for key, node in sent["output"].items()}
+    assert told == {key: (node["class_type"], node["inputs"]) for key, node in shipped(name).items()}
+    before = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    for graph in (before, sent["workflow"]):
+        graph["saved"] = {node["id"]: node.get("widgets_values") or [] for node in graph["nodes"]}
+    assert sent["workflow"]["saved"] == before["saved"]
+    assert sorted(sent["workflow"]["links"]) == sorted(before["links"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
+def test_the_first_template_runs_and_shows_its_result(opened: Opener, server: HostServer, vue: bool) -> None:
+    page = opened(vue)
+    load(page, server, "first_search")
+    button, text = panel(page)
+    sync_api.expect(button).to_have_count(1)
+    sync_api.expect(button).to_be_disabled()
+    server.post("/free", {"free_memory": True})  # or it would show what it has made before
+    queue(page)
+    sync_api.expect(text).to_contain_text("best score", timeout=TIMEOUT)
+    sync_api.expect(text).to_contain_text("24 candidates, 480 NFE")
+    sync_api.expect(text).to_contain_text("held-out Exact Judge")
+    sync_api.expect(text).to_contain_text("stopped by candidates")
+    sync_api.expect(button).to_be_disabled()
+    page.evaluate("async () => { await app.extensionManager.command.execute('Comfy.Canvas.FitView') }")
+    views = [key for key, node in shipped().items() if node["class_type"] in ("PreviewImage", "SaveImage")]
+    shown = """(ids) => ids.every((id) => {
+      const images = LiteGraph.vueNodesMode
+        ? [...document.querySelectorAll(`[data-node-id="${id}"] img`)]
+        : app.rootGraph.getNodeById(id).imgs ?? [];
+      return images.length > 0 && images.every((image) => image.naturalWidth > 0);
+    })"""
+    page.wait_for_function(shown, arg=views)
+    wanted = os.environ.get("NOISE_SEARCH_SCREENSHOT")
+    if wanted and not vue:
+        page.evaluate(REDRAWN)
+        page.screenshot(path=wanted, timeout=TIMEOUT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
+def test_finish_now_ends_the_search_with_a_result(opened: Opener, server: HostServer, vue: bool) -> None:
+    page = opened(vue)
+    load(page, server, "first_search")
+    endless(page)
+    button, text = panel(page)
+    queue(page)
+    sync_api.expect(text).to_have_text(re.compile(r"^searching: \d{2,} of \d+ NFE$"), timeout=TIMEOUT)
+    sync_api.expect(button).to_be_enabled()
+    button.click()
+    sync_api.expect(text).to_contain_text("stopped by finish now", timeout=TIMEOUT)
+    sync_api.expect(button).to_be_disabled()
+
+
+@pytest.mark.slow
+def test_a_cancelled_search_says_where_its_files_are(opened: Opener, server: HostServer) -> None:
+    page = opened(False)
+    load(page, server, "first_search")
+    endless(page)
+    _, text = panel(page)
+    queue(page)
+    sync_api.expect(text).to_have_text(re.compile(r"^searching: \d{2,} "), timeout=TIMEOUT)
+    server.interrupt()
+    sync_api.expect(text).to_contain_text("cancelled", timeout=TIMEOUT)
+    said = re.search(rf"output/noise_search/([\w-]+)-{SEARCH}$", text.inner_text())
+    assert said is not None
+    assert ledger(folder_of(server, said[1], SEARCH))
+
+
+@pytest.mark.slow
+def test_finish_now_works_inside_a_subgraph(opened: Opener, server: HostServer) -> None:
+    page = opened(False)
+    load(page, server, "first_search")
+    endless(page)
+    outer = page.evaluate(
+        """(id) => {
+          const made = app.rootGraph.convertToSubgraph(new Set([app.rootGraph.getNodeById(id)]));
+          app.canvas.setGraph(made.subgraph);
+          return String(made.node.id);
+        }""",
+        SEARCH,
+    )
+    button, text = page.locator("button.noise-search-finish"), page.locator(".noise-search-result")
+    queue(page)
+    sync_api.expect(text).to_have_text(re.compile(r"^searching: \d{2,} "), timeout=TIMEOUT)
+    with page.expect_request("**/noise_search/finish") as asked:
+        button.evaluate("(element) => element.click()")
+    assert json.loads(asked.value.post_data)["node_id"].startswith(f"{outer}:")
+    sync_api.expect(text).to_contain_text("stopped by finish now", timeout=TIMEOUT)
