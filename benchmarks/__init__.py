@@ -1,0 +1,1 @@
+"""Every number in the README comes from here."""
