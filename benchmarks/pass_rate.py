@@ -24,6 +24,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..demo.measure import frozen_prompts, wilson
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
@@ -31,11 +33,6 @@ STEPS = (8, 16, 32, 64, 128)
 SEARCH_STEPS, CFG, SEED, STEP_SEEDS = 20, 3.0, 0, 2
 METHODS = ("random", "steps", "zero_order", "paths")
 BUDGETS = {"random": (64,), "steps": (0,), "zero_order": (32,), "paths": (2, 4, 8, 16, 32)}  # in whole candidates
-
-
-def frozen_prompts(count: int) -> list[str]:
-    """The first `count` evaluation prompts."""
-    return (ROOT / "demo" / "prompts.txt").read_text(encoding="utf-8").splitlines()[:count]
 
 
 def results_file(family: str) -> Path:
@@ -124,13 +121,9 @@ def best_judged(rows: Sequence[Sequence[float]], nfe: float, column: int) -> flo
     return max(within, key=lambda row: row[column])[2] if within else None
 
 
-def wilson(passes: Sequence[bool]) -> tuple[float, float, float]:
+def rated(passes: Sequence[bool]) -> tuple[float, float, float]:
     """Pass rate with its Wilson 95 % interval."""
-    n, z = len(passes), 1.959964
-    share = sum(passes) / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return share, centre - spread, centre + spread
+    return sum(passes) / len(passes), *wilson(sum(passes), len(passes))
 
 
 def clustered(shares: Sequence[float]) -> tuple[float, float, float]:
@@ -157,7 +150,7 @@ def table(records: list[dict[str, Any]], family: str) -> str:
         if budget == 0 or (method == "paths" and budget != n):
             return None
         found = [best_judged(rows, n * SEARCH_STEPS, column) for rows in by[method, budget].values()]
-        return None if not found or None in found else wilson([score == 1.0 for score in found])
+        return None if not found or None in found else rated([score == 1.0 for score in found])
 
     prompts = {m: len(by[m, BUDGETS[m][-1]]) for m in METHODS}
     lines = [
@@ -188,7 +181,7 @@ def main() -> None:
     path = results_file(arguments.family)
     RESULTS.mkdir(exist_ok=True)
     done = {(r["method"], r["budget"], r["prompt"]) for r in read(path)}
-    wanted = [(m, b, p) for m in arguments.methods for b in BUDGETS[m] for p in frozen_prompts(arguments.prompts)]
+    wanted = [(m, b, p) for m in arguments.methods for b in BUDGETS[m] for p in frozen_prompts()[: arguments.prompts]]
     tasks = [task for task in wanted if task not in done]
     if arguments.worker:
         index, total = map(int, arguments.worker.split("/"))

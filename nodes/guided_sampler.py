@@ -24,7 +24,7 @@ from ..search.recipe import gaussian
 from ..search.seeds import child_seed
 from ..search.types import Meter, Row
 from .lockstep import Call, SuspendedModel, merged_options, run_in_lockstep
-from .noise import RecipeNoise, packed
+from .noise import RecipeNoise, packed, unpacked
 
 LARGEST_MICRO_BATCH = 32
 #: Conditioning that the host mixes with noise of the sampler's own seed, so it differs between candidates.
@@ -267,17 +267,23 @@ class GuidedSampler:
     def forward(self, guider: Any, calls: list[Call]) -> list[torch.Tensor]:
         """One forward for all calls, or one each where they cannot share it."""
         assert self.meter is not None
-        options = merged_options(calls) if len(calls) > 1 else calls[0].model_options
         self.meter.forward(sum(call.x.shape[0] for call in calls))
-        if options is None or len(calls) == 1 or self._alone:
+
+        def one_by_one() -> list[torch.Tensor]:
             return [guider(c.x, c.sigma, model_options=c.model_options, seed=c.seed) for c in calls]
+
+        if len(calls) == 1 or self._alone:
+            return one_by_one()
+        options = merged_options(calls)
+        if options is None:
+            return one_by_one()
         x, sigma = torch.cat([c.x for c in calls]), torch.cat([c.sigma for c in calls])
         try:
             out = guider(x, sigma, model_options=options, seed=calls[0].seed)
         except ValueError as error:
             # a model that takes one image at a time says so with a ValueError; asked one by one, it either
             # answers or raises its real complaint
-            outs = [guider(c.x, c.sigma, model_options=c.model_options, seed=c.seed) for c in calls]
+            outs = one_by_one()
             self._alone = True
             self.notes.append(f"the model takes one candidate at a time ({error})")
             return outs
@@ -350,11 +356,7 @@ class GuidedSampler:
 
     def unpacked(self, tensor: torch.Tensor) -> Any:
         """A packed tensor as the host's latent: nested where the latent is nested."""
-        samples = self.latent["samples"]
-        if not samples.is_nested:
-            return tensor
-        shapes = [part.shape for part in samples.unbind()]
-        return comfy.nested_tensor.NestedTensor(comfy.utils.unpack_latents(tensor, shapes))
+        return unpacked(tensor, self.latent["samples"])
 
     def _coefficients(self, sigma: float) -> tuple[float, float]:
         """a and b of x = a * x0 + b * noise at a sigma, asked of the model's own noise scaling."""

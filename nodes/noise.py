@@ -32,13 +32,17 @@ class RecipeNoise:
         def draw(seed: int) -> torch.Tensor:
             return packed(comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")))
 
-        noise = self.recipe.noise(draw, given)
-        if not samples.is_nested:
-            return noise
-        shapes = [tensor.shape for tensor in samples.unbind()]
-        return comfy.nested_tensor.NestedTensor(comfy.utils.unpack_latents(noise, shapes))
+        return unpacked(self.recipe.noise(draw, given), samples)
 
 
 def packed(samples: Any) -> torch.Tensor:
     """A latent as one tensor [B, ...]: nested parts flattened and joined, as ComfyUI's samplers see them."""
     return comfy.utils.pack_latents(samples.unbind())[0] if samples.is_nested else samples
+
+
+def unpacked(tensor: torch.Tensor, like: Any) -> Any:
+    """A packed tensor as a latent of the kind of `like`: nested where `like` is nested."""
+    if not like.is_nested:
+        return tensor
+    shapes = [part.shape for part in like.unbind()]
+    return comfy.nested_tensor.NestedTensor(comfy.utils.unpack_latents(tensor, shapes))

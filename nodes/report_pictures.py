@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..search.errors import SearchError
 from ..search.recipe import describe
-from ..search.report import Evaluation, Kept, SearchReport
+from ..search.report import Kept, SearchReport
 
 DOT, LEAD, HELD_OUT = "#9db4d6", "#1f4e9c", "#c2571a"
 
@@ -24,7 +25,7 @@ def score_plot(report: SearchReport, width: int, height: int) -> torch.Tensor:
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     judged = [e for e in report.finished if math.isfinite(e.score)]
-    leads = best_so_far(report)
+    leads = report.leads()
     axes.scatter([e.nfe for e in judged], [e.score for e in judged], s=18, color=DOT, label="candidates")
     midway = [e for e in report.evaluations if e.candidate is None and math.isfinite(e.score)]
     if midway:
@@ -37,7 +38,7 @@ def score_plot(report: SearchReport, width: int, height: int) -> torch.Tensor:
     axes.set(xlabel="NFE (model calls)", ylabel=report.settings.get("verifier", "score"))
     axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
-    held_out = [(e.nfe, mean(e.held_out.values())) for e in leads if e.held_out]
+    held_out = [(e.nfe, fmean(e.held_out.values())) for e in leads if e.held_out]
     if held_out:
         other = axes.twinx()
         other.step(
@@ -56,21 +57,6 @@ def score_plot(report: SearchReport, width: int, height: int) -> torch.Tensor:
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     return torch.from_numpy(pixels.astype(np.float32) / 255.0)[None]
-
-
-def best_so_far(report: SearchReport) -> list[Evaluation]:
-    """The candidates that were the best when they came."""
-    leads: list[Evaluation] = []
-    for evaluation in report.evaluations:
-        if evaluation.can_win and (not leads or evaluation.score > leads[-1].score):
-            leads.append(evaluation)
-    return leads
-
-
-def mean(values: object) -> float:
-    """Mean of some numbers; NaN when there is none."""
-    numbers = list(values)  # type: ignore[call-overload]
-    return sum(numbers) / len(numbers) if numbers else float("nan")
 
 
 def contact_sheet(report: SearchReport, columns: int, cell: int) -> torch.Tensor:

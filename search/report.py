@@ -89,13 +89,17 @@ class SearchReport:
         """The candidates, without x0 predictions made on the way."""
         return [e for e in self.evaluations if e.candidate is not None]
 
+    def leads(self) -> list[Evaluation]:
+        """The candidates that were the best when they came, in order."""
+        leads: list[Evaluation] = []
+        for evaluation in self.evaluations:
+            if evaluation.can_win and (not leads or evaluation.score > leads[-1].score):
+                leads.append(evaluation)
+        return leads
+
     def curve(self) -> list[tuple[int, float]]:
         """Best score so far against NFE: one point per improvement, in order."""
-        points: list[tuple[int, float]] = []
-        for evaluation in self.evaluations:
-            if evaluation.can_win and (not points or evaluation.score > points[-1][1]):
-                points.append((evaluation.nfe, evaluation.score))
-        return points
+        return [(lead.nfe, lead.score) for lead in self.leads()]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -110,6 +110,7 @@ class _Driver:
         self.started: float | None = None
         self.pool: list[judging.Parts] = []  # of the candidates that can still win
         self.pool_ids: list[int] = []
+        self.finished = 0  # candidates recorded; counting them in the report anew for each would be quadratic
         self.kept: dict[int, Kept] = {}
         self.best: float | None = None
         self.since_best = 0
@@ -171,8 +172,7 @@ class _Driver:
         raise SearchError(f"the algorithm asked for {request!r}; expected Advance, Finish, Judge or Renoise")
 
     def finish(self, rows: list[Row]) -> list[Row]:
-        known = set(self.pool_ids)
-        again = [row.x is None and row.id in known for row in rows]
+        again = [row.x is None and self.is_candidate(row) for row in rows]
         queue = [row for row, finished in zip(rows, again, strict=True) if not finished]
         done: list[Row] = []
         while queue:
@@ -183,11 +183,22 @@ class _Driver:
             queue = queue[len(moved) :]
             self.open = list(queue)
             done += self.evaluate(moved, finished=True)
-        scores = dict(zip(self.pool_ids, judging.combine(self.verifier, self.pool), strict=True))
         self.origins = []
         fresh = iter(done)
         replies = [row if finished else next(fresh) for row, finished in zip(rows, again, strict=True)]
-        return [replace(row, score=scores.get(row.id if row.id is not None else -1, row.score)) for row in replies]
+        return [self.as_it_stands(row) for row in replies]
+
+    def is_candidate(self, row: Row) -> bool:
+        """Whether a row was finished and recorded before the search stopped."""
+        if row.id is None:
+            return False
+        evaluation = self.report.evaluations[row.id]
+        return evaluation.candidate is not None and not evaluation.after_stop
+
+    def as_it_stands(self, row: Row) -> Row:
+        """A recorded row with its score as of now: ranks change as the pool grows."""
+        assert row.id is not None
+        return replace(row, score=self.report.evaluations[row.id].score)
 
     def advance(self, queue: list[Row], sigmas: tuple[float, ...]) -> list[Row]:
         self.open = list(queue)
@@ -273,7 +284,7 @@ class _Driver:
         """How many candidates the next micro-batch may hold within the limits that are left."""
         size, cost = self.size("model"), self.cost(sigmas)
         if self.budget.candidates:
-            size = min(size, self.budget.candidates - len(self.report.finished))
+            size = min(size, self.budget.candidates - self.finished)
         if self.budget.nfe and cost:
             size = min(size, (self.budget.nfe - self.report.nfe) // cost)
         if size < 1:
@@ -345,7 +356,7 @@ class _Driver:
             share = (i + 1) / len(rows)
             evaluation = Evaluation(
                 id=len(self.report.evaluations),
-                candidate=len(self.report.finished) if finished else None,
+                candidate=self.finished if finished else None,
                 parent=rows[i].parent if rows[i].id is None else rows[i].id,
                 sigma=rows[i].sigma,
                 score=NAN,
@@ -361,7 +372,7 @@ class _Driver:
             done.append(self.record(evaluation, rows[i], images[i]))
             if finished and not reason:
                 reason = self.budget.reached(
-                    candidates=len(self.report.finished), nfe=0, seconds=0, best=self.best, since_best=self.since_best
+                    candidates=self.finished, nfe=0, seconds=0, best=self.best, since_best=self.since_best
                 )
         if self.move_seconds is not None:
             self.row_seconds = self.move_seconds + (time.monotonic() - before) / len(rows)
@@ -388,7 +399,7 @@ class _Driver:
                 yield from answers
                 start += len(answers)
             elif len(batch) == 1 or failure:
-                what = f"candidate {len(self.report.finished)}" if finished else "an x0 prediction on the way"
+                what = f"candidate {self.finished}" if finished else "an x0 prediction on the way"
                 raise SearchError(
                     f"{captured.error} (at {what}, {describe(rows[start].recipe.operations)}); "
                     "what was found before it is in the ledger"
@@ -418,10 +429,10 @@ class _Driver:
         row = replace(row, id=evaluation.id, score=evaluation.score)
         leads = False
         if enters:
+            if pooled:
+                self.rescore(scores[:-1])
             self.pool.append(evaluation.parts)
             self.pool_ids.append(evaluation.id)
-            if pooled:
-                self.rescore(scores)
             leader = max((k.evaluation.score for k in self.winners()), default=None)
             if evaluation.can_win:
                 leads = leader is None or evaluation.score > leader
@@ -432,6 +443,7 @@ class _Driver:
             if not pooled:
                 self.kept = {k.evaluation.id: k for k in ranked(self.winners())[: self.top_k]}
         self.report.evaluations.append(evaluation)
+        self.finished += evaluation.candidate is not None
         try:
             self.ledger.append(evaluation)
         except OSError as error:  # a full disk must not end the search
@@ -443,13 +455,11 @@ class _Driver:
         return [kept for kept in self.kept.values() if kept.evaluation.can_win]
 
     def rescore(self, scores: list[float]) -> None:
-        """Give every candidate of the pool its score within the pool as it is now."""
-        for id, score in zip(self.pool_ids, scores, strict=False):
-            self.report.evaluations[id : id + 1] = [
-                replace(e, score=score) for e in self.report.evaluations[id : id + 1]
-            ]
+        """Give every candidate that is in the pool already its score beside the newest one."""
+        for id, score in zip(self.pool_ids, scores, strict=True):
+            rescored = self.report.evaluations[id] = replace(self.report.evaluations[id], score=score)
             if id in self.kept:
-                self.kept[id] = replace(self.kept[id], evaluation=self.report.evaluations[id])
+                self.kept[id] = replace(self.kept[id], evaluation=rescored)
 
 
 def run(
