@@ -231,11 +231,11 @@ def get_host(python: Path, release: Release, target: Path, log: Path, use_git: b
 # ---- the Python environment
 
 
-def development_requirements(pyproject: Path) -> list[str]:
-    """Return the `dev` list of pyproject.toml, which Python 3.10 has no parser for."""
-    found = re.search(r"^dev = \[(.*?)\]", pyproject.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+def optional_requirements(pyproject: Path, name: str) -> list[str]:
+    """Return one of the optional lists of pyproject.toml, which Python 3.10 has no parser for."""
+    found = re.search(rf"^{name} = \[(.*?)\]", pyproject.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     if found is None:
-        raise SetupError(f"{pyproject} has no `dev = [...]` list: restore it from the repository")
+        raise SetupError(f"{pyproject} has no `{name} = [...]` list: restore it from the repository")
     return re.findall(r'"([^"]+)"', found[1])
 
 
@@ -303,7 +303,7 @@ class Setup:
                 shutil.rmtree(self.environment, ignore_errors=True)
             raise
         if development:
-            lines = development_requirements(self.root / "pyproject.toml")
+            lines = optional_requirements(self.root / "pyproject.toml", "dev")
             self._install("development", lines, lines, "installing the development tools")
 
     def _make_environment(self) -> None:
@@ -342,6 +342,19 @@ class Setup:
         self._finish(step, None)
         pip(self.python, ["install", *arguments], what, self.log)
         self._finish(step, wanted)
+
+
+def unpack_references(python: Path, root: Path, log: Path) -> None:
+    """Put what tests compare with into `.references`: beside every environment, because it pins old versions."""
+    lines = optional_requirements(root / "pyproject.toml", "references")
+    folder = root / ".references"
+    stamp = folder / "noise-search.txt"
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == fingerprint(*lines):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    what = "unpacking the reference implementations"
+    pip(python, ["install", "--no-deps", "--target", str(folder), *lines], what, log)
+    stamp.write_text(fingerprint(*lines), encoding="utf-8")
 
 
 # ---- which ComfyUI, which Python
@@ -438,7 +451,7 @@ def find_place(host: str | None, python: str | None, development: bool = False) 
 
     interpreter = Path(python) if python else host_python(found)
     wanted = requirement_lines(ROOT / "requirements.txt")
-    wanted += development_requirements(ROOT / "pyproject.toml") if development else []
+    wanted += optional_requirements(ROOT / "pyproject.toml", "dev") if development else []
     seen = probe(interpreter, wanted)
     if seen.problem:
         raise SetupError(

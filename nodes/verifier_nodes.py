@@ -16,26 +16,44 @@ from ..search.report import Evaluation, Kept, SearchReport, ranked
 from ..search.types import NAN, Row
 from ..verifiers import VERIFIERS, VerifierEnsemble
 from . import sockets
+from .host_towers import HostImageTower, HostTextTower
+from .host_vlm import HostVisionLanguageModel
 from .memory import managed
 from .model_files import choices, path_of
 
 METHODS = ["z_score", "rank_mean"]
+SOCKETS = {"image": io.Image, "clip_vision": io.ClipVision, "clip_text": io.Clip, "vlm": io.Clip}
+PORTS = {"clip_vision": HostImageTower, "clip_text": HostTextTower, "vlm": HostVisionLanguageModel}
 
 
 def widget(setting: Any) -> io.Input:
-    """The widget of one verifier setting."""
+    """The widget or the socket of one verifier setting."""
+    if setting.kind in SOCKETS:
+        return SOCKETS[setting.kind].Input(setting.name, tooltip=setting.tooltip, optional=setting.optional)
     shared = {"tooltip": setting.tooltip, "default": setting.default}
     if setting.kind == "float":
         return io.Float.Input(setting.name, min=setting.minimum, max=setting.maximum, step=setting.step, **shared)
     if setting.kind == "int":
         return io.Int.Input(setting.name, min=setting.minimum, max=setting.maximum, **shared)
-    if setting.kind == "text":
-        return io.String.Input(setting.name, **shared)
+    if setting.kind == "flag":
+        return io.Boolean.Input(setting.name, **shared)
+    if setting.kind in ("text", "lines"):
+        return io.String.Input(setting.name, multiline=setting.kind == "lines", **shared)
     if setting.kind == "file":
-        options = choices(setting.folder)
-        default = setting.default if setting.default in options else options[0]
-        return io.Combo.Input(setting.name, options=options, default=default, tooltip=setting.tooltip)
+        options = choices(setting.folders, setting.default, setting.optional)
+        return io.Combo.Input(
+            setting.name, options=options, default=setting.default or options[0], tooltip=setting.tooltip
+        )
     return io.Combo.Input(setting.name, options=list(setting.options), **shared)
+
+
+def value(setting: Any, given: Any) -> Any:
+    """What a verifier gets for a setting: paths for file names, and ports for models of the host."""
+    if setting.kind == "file":
+        return path_of(setting.folders, given)
+    if given is None or setting.kind not in PORTS:
+        return given
+    return PORTS[setting.kind](given)
 
 
 class VerifierNode(io.ComfyNode):
@@ -64,10 +82,11 @@ class VerifierNode(io.ComfyNode):
         kinds = {kind.name: kind for kind in VERIFIERS.values()}
         if name not in kinds:
             raise SearchError(f"verifier: got {name!r}; expected one of {', '.join(kinds)}: choose it in the drop-down")
-        files = {s.name: path_of(s.folder, chosen.get(s.name)) for s in kinds[name].settings if s.kind == "file"}
+        # a widget that an API call leaves out has its default
+        given = {s.name: value(s, chosen.get(s.name, s.default)) for s in kinds[name].settings}
         known = {"tokenizer": str(Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer")}
         of_host = {argument: known[argument] for argument in kinds[name].host}
-        return io.NodeOutput(managed(kinds[name].load(**{**chosen, **files, **of_host})))
+        return io.NodeOutput(managed(kinds[name].load(**{**given, **of_host})))
 
 
 class VerifierEnsembleNode(io.ComfyNode):

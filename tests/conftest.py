@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pack import load_pack
 from pack.load_pack import import_host
 from pack.run import find_browser
 from pack.tests.host_server import HostServer
@@ -76,3 +77,13 @@ def browser() -> str:
     if path is None:
         pytest.skip("needs a Chromium or Chrome on the PATH")
     return path
+
+
+@pytest.fixture
+def references(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder with other people's implementations that tests compare with, importable while the test runs."""
+    folder = Path(load_pack.ROOT) / ".references"
+    if not folder.is_dir():
+        pytest.skip("needs the reference implementations: start the tests with `python run.py test`, which gets them")
+    monkeypatch.syspath_prepend(str(folder))
+    return folder

@@ -138,7 +138,7 @@ def test_the_registry_accepts_the_name_and_the_version() -> None:
 
 
 def test_the_development_list_is_read_from_pyproject() -> None:
-    names = {re.split("[<>=]", line)[0] for line in run.development_requirements(ROOT / "pyproject.toml")}
+    names = {re.split("[<>=]", line)[0] for line in run.optional_requirements(ROOT / "pyproject.toml", "dev")}
     assert {"mypy", "pytest", "ruff"} <= names
 
 

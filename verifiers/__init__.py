@@ -6,7 +6,8 @@ Standard library and torch only, never ComfyUI; what a model needs beyond that i
 from __future__ import annotations
 
 from .ensemble import METHODS, VerifierEnsemble, measured_scale
-from .registry import VERIFIERS, LoadedVerifier, Setting, VerifierKind
+from .kinds import LoadedVerifier, Setting, VerifierKind
+from .registry import VERIFIERS
 
 __all__ = [
     "METHODS", "VERIFIERS", "LoadedVerifier", "Setting", "VerifierEnsemble", "VerifierKind", "measured_scale",

@@ -12,6 +12,7 @@ from ..search.errors import SearchError
 from .clip_file import CLIPFile, read_clip
 from .clip_text import Tokenizer, load_tokenizer, padded, windows
 from .images import normalised, scored, square
+from .kinds import Setting, VerifierKind
 
 LONG_PROMPTS = ("chunk", "truncate")
 _PROMPTS_KEPT = 64
@@ -123,3 +124,35 @@ def load_clip_score(
     clip = read_clip(file, activation)
     words = load_tokenizer(clip.folder, tokenizer, clip.network.sizes.tokens)
     return CLIPScore(clip, words, weight, prefix, long_prompts)
+
+
+KIND = VerifierKind(
+    key="clip_score",
+    name="CLIPScore",
+    description="How well image and prompt agree in CLIP's embedding. Weak at counts and at what is where.",
+    load=load_clip_score,
+    settings=(
+        Setting(
+            "file", "file", "noise_search_demo_clip/model.safetensors",
+            "A CLIP with both towers in Hugging Face's naming, best in a folder of its own with its JSON files. "
+            "CLIPScore's own is openai/clip-vit-base-patch32; the small one of the demo knows only coloured shapes.",
+            folders=("verifiers",),
+        ),
+        Setting(
+            "weight", "float", 2.5, "The score is this times the cosine of image and prompt. The paper has 2.5.",
+            minimum=0.01, maximum=100.0, step=0.01,
+        ),
+        Setting("prefix", "text", "", 'Put before the prompt. The paper has "A photo depicts "; most others nothing.'),
+        Setting(
+            "long_prompts", "choice", LONG_PROMPTS[0],
+            "What to do with a prompt over CLIP's 75 tokens: chunk reads it in pieces, truncate drops the rest.",
+            options=LONG_PROMPTS,
+        ),
+        Setting(
+            "activation", "choice", "auto",
+            "auto asks config.json, or guesses by size for a file without one: OpenAI's have quick_gelu, LAION's gelu.",
+            options=("auto", "quick_gelu", "gelu"),
+        ),
+    ),
+    host=("tokenizer",),
+)  # fmt: skip

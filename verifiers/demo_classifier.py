@@ -6,9 +6,11 @@ import re
 
 from torch import Tensor, nn
 
+from ..demo.scenes import CLASSES
 from ..search.errors import SearchError
 from .files import Source, weights_at
 from .images import scored, square
+from .kinds import Setting, VerifierKind
 
 FROM_PROMPT = "from the prompt"
 SOURCE = Source(
@@ -78,3 +80,21 @@ def load_demo_classifier(file: str, target: str = FROM_PROMPT) -> DemoClassifier
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise SearchError(f"file: {path.name} is damaged or no demo classifier ({error}); {SOURCE}") from error
     return DemoClassifier(network.requires_grad_(False), network.classes, target)
+
+
+KIND = VerifierKind(
+    key="demo_classifier",
+    name="Demo Classifier",
+    description="Whether the demo's coloured shapes are in the picture. Blind to counts and places.",
+    load=load_demo_classifier,
+    settings=(
+        Setting(
+            "file", "file", "noise_search_demo_classifier.safetensors", "The classifier that comes with this pack.",
+            folders=("verifiers",),
+        ),
+        Setting(
+            "target", "choice", FROM_PROMPT, "The class whose logit is the score, or all that the prompt names.",
+            options=(FROM_PROMPT, *CLASSES),
+        ),
+    ),
+)  # fmt: skip

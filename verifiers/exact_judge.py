@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from ..search.errors import SearchError
+from .kinds import VerifierKind
 
 
 class ExactJudge:
@@ -35,3 +36,11 @@ def load_exact_judge() -> ExactJudge:
     from ..demo.judge import judge
 
     return ExactJudge(judge)
+
+
+KIND = VerifierKind(
+    key="exact_judge",
+    name="Exact Judge",
+    description="The share of the prompt's clauses that a picture of the demo world meets, measured, not guessed.",
+    load=load_exact_judge,
+)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pack.nodes.memory import ManagedVerifier, managed
-from pack.nodes.model_files import NONE_FOUND, choices, models_in, path_of, register_folders
+from pack.nodes.model_files import NONE, choices, models_in, path_of, register_folders
 from pack.nodes.verifier_nodes import ScoreImages, VerifierEnsembleNode, VerifierNode, numbers
 from pack.search import SearchError
 from pack.tests.nodes import tiny
@@ -148,7 +148,7 @@ def test_an_ensemble_of_managed_verifiers_scores_and_tells_their_notes() -> None
 def test_every_verifier_of_the_drop_down_loads_from_its_defaults_and_scores(key: str) -> None:
     register_folders()
     kind = VERIFIERS[key]
-    missing = [s for s in kind.settings if s.kind == "file" and s.default not in models_in(s.folder)]
+    missing = [s for s in kind.settings if s.kind == "file" and s.default not in models_in(s.folders)]
     if missing:
         pytest.skip(f"{missing[0].default} is not in this checkout")
     widgets = {setting.name: setting.default for setting in kind.settings}
@@ -169,13 +169,19 @@ def test_numbers_of_a_widget() -> None:
     assert numbers("w", " 1,2 ,3 ", 3, 0.0) == [1.0, 2.0, 3.0] and numbers("w", "", 2, 7.0) == [7.0, 7.0]
 
 
-def test_model_files_are_found_below_their_folder(tmp_path: Any) -> None:
-    folder_paths.add_model_folder_path("noise_search_test", str(tmp_path))
-    assert choices("noise_search_test") == [NONE_FOUND]
-    (tmp_path / "deep").mkdir()
-    for name in ("a.safetensors", "deep/b.safetensors", "c.ckpt"):
-        (tmp_path / name).write_bytes(b"")
-    assert choices("noise_search_test") == ["a.safetensors", "deep/b.safetensors"]
-    assert path_of("noise_search_test", "deep/b.safetensors") == str(tmp_path / "deep" / "b.safetensors")
-    with pytest.raises(SearchError, match="put the model into"):
-        path_of("noise_search_test", NONE_FOUND)
+def test_model_files_are_found_below_their_folders(tmp_path: Any) -> None:
+    for name in ("noise_search_test", "noise_search_other"):
+        folder_paths.add_model_folder_path(name, str(tmp_path / name))
+    both = ("noise_search_test", "noise_search_other")
+    assert choices(both) == [] and choices(both, "x/a.safetensors", optional=True) == ["none", "x/a.safetensors"]
+    (tmp_path / both[0] / "deep").mkdir(parents=True)
+    (tmp_path / both[1]).mkdir()
+    for name in ("a.safetensors", "deep/b.pt", "c.ckpt"):
+        (tmp_path / both[0] / name).write_bytes(b"")
+    (tmp_path / both[1] / "a.safetensors").write_bytes(b"")
+    assert choices(both) == ["a.safetensors", "deep/b.pt", "noise_search_other/a.safetensors"]
+    assert path_of(both, "deep/b.pt") == str(tmp_path / both[0] / "deep" / "b.pt")
+    assert path_of(both, "noise_search_other/a.safetensors") == str(tmp_path / both[1] / "a.safetensors")
+    assert path_of(both, NONE) == path_of(both, None) == ""
+    # what is not there is named with the place where it belongs: the verifier then says where to get it
+    assert path_of(both, "new/model.safetensors") == str(tmp_path / both[0] / "new/model.safetensors")

@@ -2,7 +2,9 @@
 
 import random
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -79,10 +81,19 @@ def classifier_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def sample(key: str) -> ModuleType:
+    """The module tests/verifiers/samples/<key>.py: its `settings(folder)` are those that differ from the defaults."""
+    return import_module(f"pack.tests.verifiers.samples.{key}")
+
+
+def loaded(key: str, folder: Path, **more: Any) -> LoadedVerifier:
+    """A verifier of the registry with small weights, which its sample writes into `folder`."""
+    kind = VERIFIERS[key]
+    defaults = {s.name: "" if s.kind == "file" else s.default for s in kind.settings}
+    return kind.load(**{**defaults, **sample(key).settings(folder), **more})
+
+
 @pytest.fixture(params=list(VERIFIERS))
-def verifier(request: pytest.FixtureRequest, classifier_file: Path) -> LoadedVerifier:
-    """Every verifier of the registry in turn, freshly loaded with its default settings and a small file."""
-    files = {"clip_score": paths.CLIP / "model.safetensors", "demo_classifier": classifier_file}
-    kind = VERIFIERS[request.param]
-    settings = {s.name: str(files[kind.key]) if s.kind == "file" else s.default for s in kind.settings}
-    return kind.load(**settings)
+def verifier(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedVerifier:
+    """Every verifier of the registry in turn, freshly loaded with its default settings and small weights."""
+    return loaded(request.param, tmp_path_factory.mktemp(request.param))

@@ -74,7 +74,8 @@ def test_half_precision_weights_give_nearly_the_same_scores(verifier: LoadedVeri
     verifier.module.to(torch.bfloat16)
     scores = verifier.score(drawn, PROMPT)
     assert scores.dtype == torch.float32
-    assert torch.allclose(scores, exact, atol=0.05)
+    # by the verifier's own measure of what is much
+    assert torch.allclose(scores, exact, atol=0.05 * max(1.0, float(exact.abs().max())))
 
 
 def test_weights_loaded_in_inference_mode_still_pass_a_gradient(
@@ -98,7 +99,7 @@ def test_every_setting_is_an_argument_of_load_and_its_default_is_allowed(kind: V
         if setting.kind in ("float", "int"):
             assert setting.minimum <= setting.default <= setting.maximum
         if setting.kind == "file":
-            assert setting.folder
+            assert setting.folders
         else:
             assert arguments[setting.name].default == setting.default
 
