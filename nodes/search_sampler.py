@@ -280,5 +280,5 @@ def top_images(report: SearchReport) -> torch.Tensor:
 def summary(report: SearchReport) -> dict[str, Any]:
     """What the node shows when the search is over. JSON only: the host does not survive anything else."""
     full = report.to_dict()
-    keys = ("stopped", "nfe", "model_rows", "seconds", "candidates", "best", "notes")
+    keys = ("stopped", "nfe", "model_rows", "seconds", "candidates", "best", "gains", "warnings", "notes")
     return {**{key: full[key] for key in keys}, "first": full["evaluations"][0] if full["evaluations"] else None}

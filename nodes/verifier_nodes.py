@@ -14,14 +14,13 @@ from ..search.errors import SearchError
 from ..search.recipe import Recipe
 from ..search.report import Evaluation, Kept, SearchReport, ranked
 from ..search.types import NAN, Row
-from ..verifiers import VERIFIERS, VerifierEnsemble
+from ..verifiers import METHODS, SCALES, VERIFIERS, VerifierEnsemble
 from . import sockets
 from .host_towers import HostImageTower, HostTextTower
 from .host_vlm import HostVisionLanguageModel
-from .memory import managed
+from .memory import ManagedEnsemble, managed
 from .model_files import choices, path_of
 
-METHODS = ["z_score", "rank_mean"]
 SOCKETS = {"image": io.Image, "clip_vision": io.ClipVision, "clip_text": io.Clip, "vlm": io.Clip}
 PORTS = {"clip_vision": HostImageTower, "clip_text": HostTextTower, "vlm": HostVisionLanguageModel}
 
@@ -101,29 +100,34 @@ class VerifierEnsembleNode(io.ComfyNode):
             category=sockets.CATEGORY,
             description="Several verifiers made into one score: every single verifier can be fooled.",
             inputs=[
-                io.Combo.Input("method", options=METHODS, default="z_score",
-                               tooltip="z_score: weighted mean on each verifier's fixed scale. rank_mean: mean rank "
-                               "among the candidates, as in the paper."),
+                io.Combo.Input("method", options=list(METHODS), default="z_score",
+                               tooltip="z_score: weighted mean on each verifier's scale. rank_mean: mean rank among "
+                               "the candidates, as in the paper. weighted_sum: weights times raw scores. worst_case: "
+                               "the lowest z of all, so that none can be fooled alone."),
                 io.String.Input("weights", default="", tooltip="One number per verifier, such as 1, 0.5. Empty: all 1; "
                                 "0 = recorded but not counted."),
                 io.String.Input("vetoes", default="", tooltip="One minimum per verifier, such as 0.2, - (- = none). "
                                 "A candidate below a minimum cannot win."),
                 io.Autogrow.Input("verifiers", template=template,
                                   tooltip="In the order of weights and vetoes. A free socket is always left."),
+                io.Combo.Input("scale", options=list(SCALES), default="fixed", optional=True,
+                               tooltip="Mean and standard deviation behind z_score and worst_case. fixed: those that "
+                               "each verifier brings. pool: those of the candidates so far."),
             ],
             outputs=[sockets.Verifier.Output(display_name="verifier")],
         )  # fmt: skip
 
     @classmethod
     def execute(
-        cls, method: str = "z_score", weights: str = "", vetoes: str = "", verifiers: dict[str, Any] | None = None
-    ) -> io.NodeOutput:
+        cls, method: str = "z_score", weights: str = "", vetoes: str = "", verifiers: dict[str, Any] | None = None,
+        scale: str = "fixed",
+    ) -> io.NodeOutput:  # fmt: skip
         members = list((verifiers or {}).values())
         counted = numbers("weights", weights, len(members), 1.0)
         ensemble = VerifierEnsemble(members, method=method, weights=counted)
         minima = numbers("vetoes", vetoes, len(members), NAN)
         named = {m.name: v for m, v in zip(ensemble.members, minima, strict=True) if v == v}
-        return io.NodeOutput(VerifierEnsemble(members, method=method, weights=counted, vetoes=named))
+        return io.NodeOutput(ManagedEnsemble(members, method=method, weights=counted, vetoes=named, scale=scale))
 
 
 class ScoreImages(io.ComfyNode):

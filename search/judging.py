@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor
@@ -37,17 +37,26 @@ def is_pooled(verifier: Verifier) -> bool:
     return bool(getattr(verifier, "pooled", False))
 
 
-def ask(verifier: Verifier, images: Tensor, prompt: str) -> list[Parts]:
+def early_times(verifier: Verifier | None) -> set[float]:
+    """The noise shares at which a verifier, or a member of an ensemble, wants to see the x0 predictions."""
+    members: Sequence[Verifier] = getattr(verifier, "members", ())
+    return set(getattr(verifier, "early", ())).union(*map(early_times, members))
+
+
+def ask(verifier: Verifier, images: Tensor, prompt: str, early: Mapping[float, Tensor] | None = None) -> list[Parts]:
     """What a verifier, or every member of an ensemble, says of each of images [B, H, W, 3].
 
-    Infinite scores become NaN: they judge nothing. Raises VerifierFailed with the member's name.
+    `early` has the images of x0 predictions by noise share, if there are any. Infinite scores become NaN: they judge
+    nothing. Raises VerifierFailed with the member's name.
     """
     members: Sequence[Verifier] = getattr(verifier, "members", ())
     if members:
-        answers = [ask(member, images, prompt) for member in members]
+        answers = [ask(member, images, prompt, early) for member in members]
         return [{name: score for answer in answers for name, score in answer[i].items()} for i in range(len(images))]
+    times: Sequence[float] = getattr(verifier, "early", ())
+    more = {"early": tuple(early[time] for time in times) if early else None} if times else {}
     with _named(verifier.name):
-        scores = verifier.score(images, prompt)
+        scores = verifier.score(images, prompt, **more)
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         if got != (len(images),):
             raise SearchError(f"got {got} for {len(images)} images; expected a tensor of one score per image")

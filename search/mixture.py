@@ -47,12 +47,16 @@ class MixtureSampler:
         like = torch.empty(1, self.means.shape[1])
         return self.coefficients(row.sigma)[1] * row.recipe.noise(lambda seed: gaussian(like, seed))
 
-    def advance(self, rows: Sequence[Row], sigmas: Sequence[float], meter: Meter) -> list[Row]:
+    def advance(
+        self, rows: Sequence[Row], sigmas: Sequence[float], meter: Meter, keep: Sequence[float] = ()
+    ) -> list[Row]:
         """Euler or Heun on the probability-flow ODE."""
         x = torch.cat([self.start(row) if row.x is None else row.x for row in rows])
         clean = x
+        kept: list[tuple[float, Tensor]] = []
         for sigma, following in zip(sigmas, sigmas[1:], strict=False):
             clean = self.forward(x, sigma, meter)
+            kept += [(sigma, clean)] if sigma in keep else []
             moved = self.step(x, clean, sigma, following)
             if self.order == 2 and following > 0:
                 second = self.forward(moved, following, meter)
@@ -60,7 +64,11 @@ class MixtureSampler:
                 noise = ((x - a * clean) / b + (moved - c * second) / d) / 2
                 moved = x + (c - a) * (clean + second) / 2 + (d - b) * noise
             x = moved
-        return [replace(row, sigma=sigmas[-1], x=x[i : i + 1], x0=clean[i : i + 1]) for i, row in enumerate(rows)]
+        moved = []
+        for i, row in enumerate(rows):
+            early = (*row.early, *((sigma, estimate[i : i + 1]) for sigma, estimate in kept))
+            moved.append(replace(row, sigma=sigmas[-1], x=x[i : i + 1], x0=clean[i : i + 1], early=early))
+        return moved
 
     def forward(self, x: Tensor, sigma: float, meter: Meter) -> Tensor:
         """One counted denoiser call."""

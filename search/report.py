@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .agreement import Agreement, Gain, agreements, gains, warnings
 from .recipe import Operation, Recipe
 from .types import Row
 
@@ -89,6 +90,26 @@ class SearchReport:
         """The candidates, without x0 predictions made on the way."""
         return [e for e in self.evaluations if e.candidate is not None]
 
+    @property
+    def judged(self) -> list[Evaluation]:
+        """The candidates that could have won."""
+        return [e for e in self.evaluations if e.can_win]
+
+    @property
+    def agreements(self) -> list[Agreement]:
+        """How alike the verifiers rank the candidates."""
+        return agreements(self.judged)
+
+    @property
+    def gains(self) -> list[Gain]:
+        """What is left of the winner's gain on every held-out verifier."""
+        return gains(self.best.evaluation, self.judged) if self.best else []
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences for the user when the search seems to please its own verifier only."""
+        return warnings(self.leads(), self.judged)
+
     def leads(self) -> list[Evaluation]:
         """The candidates that were the best when they came, in order."""
         leads: list[Evaluation] = []
@@ -112,6 +133,9 @@ class SearchReport:
             "candidates": len(self.finished),
             "best": best.record() if best else None,
             "top": [kept.evaluation.id for kept in self.top],
+            "agreements": [_finite(asdict(a)) for a in self.agreements],
+            "gains": [_finite({**asdict(g), "ratio": g.ratio}) for g in self.gains],
+            "warnings": self.warnings,
             "notes": list(self.notes),
             "evaluations": [e.record() for e in self.evaluations],
         }

@@ -105,6 +105,7 @@ class _Driver:
         self.sampler, self.verifier, self.held_out = sampler, verifier, held_out
         self.budget, self.prompt, self.plan = budget, prompt, plan
         self.report, self.top_k, self.ledger, self.watcher = report, top_k, ledger, watcher
+        self.early = sorted(judging.early_times(verifier) | judging.early_times(held_out))  # noise shares
         self.batch = {"model": batch, "VAE": batch, "verifier": batch}  # 0 = the sampler's own estimate
         self.created = time.monotonic()
         self.started: float | None = None
@@ -337,7 +338,9 @@ class _Driver:
         if len(sigmas) < 2:
             self.mark = self.report.nfe, self.report.model_rows
             return rows
-        moved = self.fitting("model", rows, lambda batch: self.sampler.advance(batch, sigmas, self))
+        keep = [self.nearest(sigmas[:-1], time) for time in self.early]
+        moved = self.fitting("model", rows, lambda batch: self.sampler.advance(batch, sigmas, self, keep))
+        moved = [self.forgetting(row) for row in moved] if keep else moved
         if moved:
             self.measured[sigmas] = -((nfe - self.report.nfe) // len(moved))
             self.row_seconds = self.move_seconds = (self.seconds - before) / len(moved)
@@ -345,14 +348,25 @@ class _Driver:
 
     # images and scores
 
+    def nearest(self, sigmas: Sequence[float], time: float) -> float:
+        """The sigma whose noise share is nearest to `time`."""
+        return min(sigmas, key=lambda sigma: abs(self.sampler.time(sigma) - time))
+
+    def forgetting(self, row: Row) -> Row:
+        """A row with one early estimate for each wanted noise share: the nearest there was on its whole way."""
+        of = dict(row.early)
+        wanted = {self.nearest(list(of), time) for time in self.early} if of else set()
+        return replace(row, early=tuple((sigma, of[sigma]) for sigma in wanted))
+
     def evaluate(self, rows: list[Row], finished: bool) -> list[Row]:
         """Decode, score and record rows in order. Stops at the first that reaches a limit; the rest cannot win."""
         before = time.monotonic()
         (nfe, model_rows), images = self.mark, self.decode(rows)
+        early = self.decode_early(rows) if finished else []
         spent, entered = self.report.nfe - nfe, self.report.model_rows - model_rows
         done: list[Row] = []
         reason: dict[str, float] = {}
-        for i, (parts, held_out) in enumerate(self.scores(rows, images, finished)):
+        for i, (parts, held_out) in enumerate(self.scores(rows, images, early, finished)):
             share = (i + 1) / len(rows)
             evaluation = Evaluation(
                 id=len(self.report.evaluations),
@@ -386,13 +400,20 @@ class _Driver:
             images += self.fitting("VAE", rows[len(images) :], self.sampler.decode)
         return images
 
+    def decode_early(self, rows: list[Row]) -> list[dict[float, Tensor]]:
+        """Images of every row's x0 predictions at the noise shares that verifiers want to see."""
+        wanted = [(time, self.nearest([s for s, _ in row.early], time), row) for row in rows for time in self.early]
+        images = iter(self.decode([replace(row, sigma=at, x0=dict(row.early)[at]) for _, at, row in wanted]))
+        return [{time: next(images) for time in self.early} for _ in rows]
+
     def scores(
-        self, rows: list[Row], images: list[Tensor], finished: bool
+        self, rows: list[Row], images: list[Tensor], early: list[dict[float, Tensor]], finished: bool
     ) -> Iterator[tuple[judging.Parts, judging.Parts]]:
         """Parts of every row in order. When a verifier raises, it is asked one row at a time up to the bad one."""
+        shown = list(zip(images, early or [{}] * len(images), strict=True))
         start, failure = 0, None
         while start < len(rows):
-            batch = images[start : start + 1] if failure else images[start:]
+            batch = shown[start : start + 1] if failure else shown[start:]
             with _Captured(VerifierFailed) as captured:
                 answers = self.fitting("verifier", batch, self.ask)
             if captured.error is None:
@@ -409,13 +430,14 @@ class _Driver:
         if failure:
             raise SearchError(f"{failure} (on {len(rows)} candidates at once, on none alone)") from failure.__cause__
 
-    def ask(self, images: Sequence[Tensor]) -> list[tuple[judging.Parts, judging.Parts]]:
+    def ask(self, shown: Sequence[tuple[Tensor, dict[float, Tensor]]]) -> list[tuple[judging.Parts, judging.Parts]]:
         """Every verifier on the images of several candidates at once; a candidate's score is the mean of its images."""
-        flat = [each.reshape(-1, *each.shape[-3:]) for each in images]
+        flat = [_flat(images) for images, _ in shown]
         counts, together = [len(each) for each in flat], torch.cat(flat)
+        early = {time: torch.cat([_flat(images[time]) for _, images in shown]) for time in shown[0][1]}
         answers = []
         for verifier in (self.verifier, self.held_out):
-            parts = iter(judging.ask(verifier, together, self.prompt) if verifier else [{}] * len(together))
+            parts = iter(judging.ask(verifier, together, self.prompt, early) if verifier else [{}] * len(together))
             answers.append([judging.mean(list(islice(parts, count))) for count in counts])
         return list(zip(*answers, strict=True))
 
@@ -449,7 +471,7 @@ class _Driver:
         except OSError as error:  # a full disk must not end the search
             self.note(f"the ledger could not be written: {error}")
         self.watcher.evaluated(evaluation, images, leads)
-        return replace(row, x=None, x0=None) if evaluation.candidate is not None else row
+        return replace(row, x=None, x0=None, early=()) if evaluation.candidate is not None else row
 
     def winners(self) -> list[Kept]:
         return [kept for kept in self.kept.values() if kept.evaluation.can_win]
@@ -460,6 +482,11 @@ class _Driver:
             rescored = self.report.evaluations[id] = replace(self.report.evaluations[id], score=score)
             if id in self.kept:
                 self.kept[id] = replace(self.kept[id], evaluation=rescored)
+
+
+def _flat(images: Tensor) -> Tensor:
+    """Images [b, (T,) H, W, 3] of one candidate as one batch."""
+    return images.reshape(-1, *images.shape[-3:])
 
 
 def run(
@@ -490,6 +517,17 @@ def run(
     """
     if top_k < 1 or batch < 0:
         raise SearchError(f"got top_k={top_k}, batch={batch}; expected top_k >= 1 and a batch size of 0 (auto) or more")
+    early = judging.early_times(verifier)
+    if early and algorithm.acts_midway:
+        raise SearchError(
+            f"verifier: {verifier.name} judges finished images only (it compares them with their x0 predictions), and "
+            f"{algorithm.name} judges on the way: choose Random or Zero-Order, or wire the verifier to held_out"
+        )
+    if (early or judging.early_times(held_out)) and sampler.cost(sampler.sigmas) is None:
+        raise SearchError(
+            "verifier: one of them wants to see x0 predictions at given noise shares, and this sampler chooses its "
+            "steps itself: choose a sampler with a fixed number of steps"
+        )
     if budget.candidates == 1:  # nothing to search among: render the user's own candidate, whole
         algorithm = Algorithm("random", random_search)
     forwards = sampler.cost(sampler.sigmas)

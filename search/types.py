@@ -28,6 +28,7 @@ class Row:
     parent: int | None = None  # ledger id of the evaluation this row grew from
     id: int | None = None  # ledger id of this row's own last evaluation
     score: float = NAN  # of that evaluation; NaN = not judged, or could not be
+    early: tuple[tuple[float, Tensor], ...] = ()  # (sigma, clean estimate) of steps that a verifier wants to see
 
 
 class Meter(Protocol):
@@ -46,8 +47,13 @@ class Sampler(Protocol):
     sigmas: tuple[float, ...]  # the whole schedule, descending; step 0 is pure noise
     rows_per_candidate: int  # b: the batch of the latent, which is one candidate
 
-    def advance(self, rows: Sequence[Row], sigmas: Sequence[float], meter: Meter) -> list[Row]:
-        """Move rows (all at sigmas[0]) to sigmas[-1] together, each exactly as if it ran alone."""
+    def advance(
+        self, rows: Sequence[Row], sigmas: Sequence[float], meter: Meter, keep: Sequence[float] = ()
+    ) -> list[Row]:
+        """Move rows (all at sigmas[0]) to sigmas[-1] together, each exactly as if it ran alone.
+
+        The clean estimates at the sigmas in `keep` are added to the rows' `early`: they are free.
+        """
 
     def renoise(self, row: Row, sigma: float, seed: int) -> Row:
         """Add noise of `seed` to take a row up to `sigma`, by the model's own forward process. No model call."""
@@ -83,6 +89,10 @@ class Verifier(Protocol):
     An object that also has `members` (verifiers with different names) and `combine(pool) -> [float]` is an
     ensemble: what each member says is recorded, and `combine` makes the scores of a pool of candidates,
     each a dict from member name to score. With `pooled = True` a score depends on the whole pool (ranks).
+
+    A verifier with `early = (t, ...)` wants to see the x0 predictions at these noise shares too: it is asked
+    `score(images, prompt, early)`, with a tuple of as many batches [B, H, W, 3], or with None where there are none
+    (an image that no sampler made, or an x0 prediction itself): then it answers NaN.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""Several verifiers made into one: fixed z-scores, or the mean of ranks (Ma et al. 2025, arXiv 2501.09732, sec. 3).
+"""Several verifiers made into one: z-scores, mean ranks (Ma et al. 2025, arXiv 2501.09732, sec. 3), sum, worst case.
 
-Z-scores with fixed scales keep a candidate's score when others join the pool; ranks need no scale but change with
-every newcomer.
+Z-scores with fixed scales keep a candidate's score when others join the pool; ranks, and scales that are measured on
+the pool, need to know nothing beforehand but change with every newcomer.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ from ..search.errors import SearchError
 from ..search.judging import Parts
 from ..search.types import NAN, Verifier
 
-METHODS = ("z_score", "rank_mean")
+METHODS = ("z_score", "rank_mean", "weighted_sum", "worst_case")
+SCALES = ("fixed", "pool")
 _VETOED = float("-inf")
 
 
@@ -53,21 +55,33 @@ class Member:
         return bool(getattr(self.verifier, "needs_prompt", True))
 
     @property
+    def early(self) -> tuple[float, ...]:
+        """The noise shares at which the verifier wants to see x0 predictions."""
+        return tuple(getattr(self.verifier, "early", ()))
+
+    @property
     def notes(self) -> list[str]:
         """What the verifier has to tell the user."""
         return list(getattr(self.verifier, "notes", ()))
 
-    def score(self, images: Tensor, prompt: str) -> Tensor:
+    def score(self, images: Tensor, prompt: str, **more: Any) -> Tensor:
         """images [B, H, W, 3] in 0..1 -> what the verifier scores them, [B]."""
-        return self.verifier.score(images, prompt)
+        return self.verifier.score(images, prompt, **more)
 
 
 class VerifierEnsemble:
     """One score of several verifiers' scores; bigger is better.
 
-    `method` "z_score" is the weighted mean of (score - mean) / sd, with `scales` by member name, or else the scale
-    that a verifier brings; without either, mean 0 and sd 1, which is said in `notes`. "rank_mean" is the weighted
-    mean of ranks in the pool: 0 the worst of all, 1 the best, ties share their mean rank; it is `pooled`.
+    `method`:
+    - "z_score", the weighted mean of z = (score - mean) / sd;
+    - "rank_mean", the weighted mean of ranks in the pool: 0 the worst of all, 1 the best, ties share their mean rank;
+    - "weighted_sum", the sum of weight * score, whose weights must mind the units (ReNO, arXiv 2406.04312);
+    - "worst_case", the lowest z of all members with a weight, so that none can be fooled alone; the size of a weight
+      does not matter.
+
+    A z needs a mean and an sd. With `scale` "fixed" they come from `scales` by member name, or else from the verifier;
+    without either they are 0 and 1, which is said in `notes`. With "pool" they are those of the candidates so far (z is
+    0 where these are fewer than two, or all equal). Ranks and "pool" make the ensemble `pooled`.
 
     `weights` go with `members` (default 1). A member of weight 0 is recorded and has no say. `vetoes` holds the least
     score that a member lets pass, by its name: below it the score is -inf, and the row takes no part in ranks. Where a
@@ -85,9 +99,11 @@ class VerifierEnsemble:
         weights: Sequence[float] | None = None,
         vetoes: Mapping[str, float] | None = None,
         scales: Mapping[str, tuple[float, float]] | None = None,
+        scale: str = "fixed",
     ) -> None:
-        if method not in METHODS:
-            raise SearchError(f"method: got {method!r}; expected one of {', '.join(METHODS)}")
+        for what, got, expected in (("method", method, METHODS), ("scale", scale, SCALES)):
+            if got not in expected:
+                raise SearchError(f"{what}: got {got!r}; expected one of {', '.join(expected)}")
         weights = [1.0] * len(members) if weights is None else list(weights)
         vetoes, scales = vetoes or {}, scales or {}
         _check(members, weights)
@@ -95,7 +111,7 @@ class VerifierEnsemble:
         for what, table in (("veto", vetoes), ("scale", scales)):
             for name in table.keys() - set(names):
                 raise SearchError(f"{what}: got one for {name!r}; expected one of {', '.join(names)}")
-        self.method = method
+        self.method, self.scale_of = method, scale
         self._notes: list[str] = []
         self.members = [
             Member(name, verifier, float(weight), self._scale(name, verifier, scales), vetoes.get(name))
@@ -106,7 +122,12 @@ class VerifierEnsemble:
     @property
     def pooled(self) -> bool:
         """Whether a score depends on the whole pool."""
-        return self.method == "rank_mean"
+        return self.method == "rank_mean" or (self.uses_scales and self.scale_of == "pool")
+
+    @property
+    def uses_scales(self) -> bool:
+        """Whether scores are measured from a mean in units of a standard deviation."""
+        return self.method in ("z_score", "worst_case")
 
     @property
     def differentiable(self) -> bool:
@@ -148,23 +169,40 @@ class VerifierEnsemble:
             if member.minimum is not None:
                 vetoed |= column < member.minimum
         in_pool = ~(unjudged | vetoed)
-        total = torch.zeros(len(table), dtype=table.dtype)
-        for column, member in zip(table.unbind(dim=1), self.members, strict=True):
-            if member.weight:
-                mean, sd = member.scale
-                total = total + member.weight * (_ranks(column, in_pool) if self.pooled else (column - mean) / sd)
-        total = total / sum(member.weight for member in self.members)
+        counted = [(column, m) for column, m in zip(table.unbind(dim=1), self.members, strict=True) if m.weight]
+        columns = torch.stack([self._comparable(column, member, in_pool) for column, member in counted], dim=1)
+        weights = torch.tensor([member.weight for _, member in counted], dtype=table.dtype)
+        if self.method == "worst_case":
+            total = columns.amin(dim=1)
+        elif self.method == "weighted_sum":
+            total = (columns * weights).sum(dim=1)
+        else:
+            total = (columns * weights).sum(dim=1) / weights.sum()
         return total.masked_fill(vetoed, _VETOED).masked_fill(unjudged, NAN)
+
+    def _comparable(self, column: Tensor, member: Member, in_pool: Tensor) -> Tensor:
+        """What one member said [N], so that it can be put together with the others."""
+        if self.method == "rank_mean":
+            return _ranks(column, in_pool)
+        if self.method == "weighted_sum":
+            return column
+        if self.scale_of == "fixed":
+            mean, sd = member.scale
+            return (column - mean) / sd
+        pool = column[in_pool]
+        if len(pool) < 2 or bool((pool == pool[0]).all()):
+            return torch.zeros_like(column)
+        return (column - pool.mean()) / pool.std()
 
     def _scale(
         self, name: str, verifier: Verifier, scales: Mapping[str, tuple[float, float]]
     ) -> tuple[float, float]:
         scale: tuple[float, float] | None = scales.get(name, getattr(verifier, "scale", None))
         if scale is None:
-            if self.method == "z_score":
+            if self.uses_scales and self.scale_of == "fixed":
                 self._notes.append(
                     f"{name} has no measured scale: its score counts as it is (mean 0, standard deviation 1); "
-                    "give it a scale, or use rank_mean"
+                    "give it a scale, measure scales on the pool, or use rank_mean"
                 )
             return 0.0, 1.0
         mean, sd = scale

@@ -25,7 +25,7 @@ const runningIds = (node) => [...searchNodes()].filter(([id, n]) => n === node &
 const short = (number) => (typeof number === "number" ? String(Number(number.toPrecision(4))) : "none");
 
 /** What a finished search has to say, line by line. */
-function resultLines({ best, first, candidates, nfe, seconds, stopped, notes }) {
+function resultLines({ best, first, candidates, nfe, seconds, stopped, gains, warnings, notes }) {
   const own = first?.candidate === 0 ? first : null;
   const lines = [`best score ${short(best?.score)}`];
   if (own && typeof own.score === "number" && best) {
@@ -36,9 +36,13 @@ function resultLines({ best, first, candidates, nfe, seconds, stopped, notes }) 
     const before = own && best.id !== own.id ? `, candidate 0: ${short(own.held_out?.[name])}` : "";
     lines.push(`held-out ${name}: ${short(score)}${before}`);
   }
+  for (const { held_out_name: name, searched, held_out, ratio } of gains ?? []) {
+    const kept = typeof ratio === "number" ? `, ${Math.round(100 * ratio)} % of it` : "";
+    lines.push(`gain over the mean: searched ${short(searched)} sd, ${name} ${short(held_out)} sd${kept}`);
+  }
   lines.push(`${candidates} candidates, ${nfe} NFE, ${short(seconds)} s`);
   lines.push(`stopped by ${Object.keys(stopped ?? {}).join(", ") || "nothing"}`);
-  return [...lines, ...(notes ?? []).map((note) => `note: ${note}`)];
+  return [...(warnings ?? []).map((warning) => `WARNING: ${warning}`), ...lines, ...(notes ?? []).map((note) => `note: ${note}`)];
 }
 
 function showOutput(node, output) {

@@ -295,11 +295,11 @@ class Timed(Counting):
         super().__init__(**more)
         self.clock, self.base, self.each, self.load = clock, base, each, load
 
-    def advance(self, rows: Any, sigmas: Any, meter: Meter) -> list[Row]:
+    def advance(self, rows: Any, sigmas: Any, meter: Meter, keep: Any = ()) -> list[Row]:
         self.clock.now += self.load
         self.load = 0.0
         before = self.clock.now
-        moved = super().advance(rows, sigmas, meter)
+        moved = super().advance(rows, sigmas, meter, keep)
         self.longest = max(getattr(self, "longest", 0.0), self.clock.now - before)
         return moved
 
@@ -340,9 +340,9 @@ def test_a_seconds_budget_grows_its_micro_batch_and_shrinks_it_at_the_end(monkey
     sizes = []
     original = sampler.advance
 
-    def advance(rows: Any, sigmas: Any, meter: Meter) -> list[Row]:
+    def advance(rows: Any, sigmas: Any, meter: Meter, keep: Any) -> list[Row]:
         sizes.append(len(rows))
-        return original(rows, sigmas, meter)
+        return original(rows, sigmas, meter, keep)
 
     monkeypatch.setattr(sampler, "advance", advance)
     report = search("random", sampler, Budget(seconds=100), batch=8)

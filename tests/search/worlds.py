@@ -60,7 +60,9 @@ class Pairs(Counting):
         first = super().start(row)
         return torch.cat([first, -first])
 
-    def advance(self, rows: Sequence[Row], sigmas: Sequence[float], meter: Meter) -> list[Row]:
+    def advance(
+        self, rows: Sequence[Row], sigmas: Sequence[float], meter: Meter, keep: Sequence[float] = ()
+    ) -> list[Row]:
         singles = []
         for row in rows:
             x = self.start(row) if row.x is None else row.x
