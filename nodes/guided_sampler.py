@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import dis
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import comfy.model_management
@@ -91,18 +92,22 @@ class GuidedSampler:
 
     # the port
 
-    def advance(self, rows: Sequence[Row], sigmas: Sequence[float], meter: Meter) -> list[Row]:
+    def advance(
+        self, rows: Sequence[Row], sigmas: Sequence[float], meter: Meter, keep: Sequence[float] = ()
+    ) -> list[Row]:
         """See search.types.Sampler."""
         if self._alone and len(rows) > 1:
-            return [moved for row in rows for moved in self.advance([row], sigmas, meter)]
+            return [moved for row in rows for moved in self.advance([row], sigmas, meter, keep)]
         whole = tuple(sigmas) == self.sigmas
         schedule = self.schedule if whole else torch.tensor(sigmas, dtype=self.schedule.dtype)
         last = sigmas[-1] == self.sigmas[-1]
-        out, states, clean = self._sample(rows, schedule, meter, self._trajectory if last else self._segment)
+        steps = {step: sigma for step, sigma in enumerate(sigmas) if sigma in keep}
+        job = self._trajectory if last else self._segment
+        out, states, clean, kept = self._sample(rows, schedule, meter, job, steps)
         outs = _split(packed(out), len(rows)) if last else states
         return [
-            replace(row, sigma=sigmas[-1], x=x.cpu(), x0=None if x0 is None else x0.cpu())
-            for row, x, x0 in zip(rows, outs, clean, strict=True)
+            replace(row, sigma=sigmas[-1], x=x.cpu(), x0=None if x0 is None else x0.cpu(), early=(*row.early, *early))
+            for row, x, x0, early in zip(rows, outs, clean, kept, strict=True)
         ]
 
     def predict(self, rows: Sequence[Row], meter: Meter) -> list[Row]:
@@ -110,7 +115,7 @@ class GuidedSampler:
         if self._alone and len(rows) > 1:
             return [predicted for row in rows for predicted in self.predict([row], meter)]
         schedule = torch.tensor([rows[0].sigma, self.sigmas[-1]], dtype=self.schedule.dtype)
-        _, clean, _ = self._sample(rows, schedule, meter, self._prediction)
+        _, clean, _, _ = self._sample(rows, schedule, meter, self._prediction)
         return [replace(row, x0=x0.cpu()) for row, x0 in zip(rows, clean, strict=True)]
 
     def renoise(self, row: Row, sigma: float, seed: int) -> Row:
@@ -217,12 +222,13 @@ class GuidedSampler:
         schedule: torch.Tensor,
         meter: Meter,
         job: Callable[..., Callable[[Any], torch.Tensor]],
-    ) -> tuple[Any, list[torch.Tensor], list[torch.Tensor | None]]:
+        keep: Mapping[int, float] = MappingProxyType({}),
+    ) -> tuple[Any, list[torch.Tensor], list[torch.Tensor | None], list[list[tuple[float, torch.Tensor]]]]:
         noises, states = [], []
         for row in rows:
             noises.append(self.noise(row))
             states.append(torch.get_rng_state())
-        gathered = _Gathered(self, rows, states, job)
+        gathered = _Gathered(self, rows, states, job, keep)
         samples, count = self.latent["samples"], len(rows)
         self.meter = meter
         try:
@@ -238,7 +244,7 @@ class GuidedSampler:
         finally:
             self.meter = None
             self._release()
-        return out, gathered.results, gathered.clean
+        return out, gathered.results, gathered.clean, gathered.kept
 
     def _mask(self, count: int) -> Any:
         mask = self.latent.get("noise_mask")
@@ -425,13 +431,23 @@ class _ScalarArgs(dict):  # type: ignore[type-arg]
 class _Inputs:
     """What the samplers of one row get, on the device, in model space."""
 
-    def __init__(self, noise: torch.Tensor, latent: torch.Tensor, mask: Any, extra_args: dict[str, Any]) -> None:
-        self.noise, self.latent, self.mask, self.extra_args = noise, latent, mask, extra_args
+    def __init__(
+        self,
+        noise: torch.Tensor,
+        latent: torch.Tensor,
+        mask: Any,
+        extra_args: dict[str, Any],
+        keep: Mapping[int, float],
+    ) -> None:
+        self.noise, self.latent, self.mask, self.extra_args, self.keep = noise, latent, mask, extra_args, keep
         self.clean: torch.Tensor | None = None
+        self.kept: list[tuple[float, torch.Tensor]] = []
 
     def callback(self, step: int, x0: torch.Tensor, x: torch.Tensor, total: int) -> None:
-        """Keep the last clean estimate: it is free."""
+        """Keep the last clean estimate, and those of the steps that are asked for: they are free."""
         self.clean = x0
+        if step in self.keep:
+            self.kept.append((self.keep[step], x0.cpu()))
 
 
 class _Gathered(comfy.samplers.Sampler):
@@ -443,10 +459,12 @@ class _Gathered(comfy.samplers.Sampler):
         rows: Sequence[Row],
         random_states: Sequence[torch.Tensor],
         job: Callable[..., Callable[[Any], torch.Tensor]],
+        keep: Mapping[int, float],
     ) -> None:
-        self.owner, self.rows, self.random_states, self.job = owner, rows, random_states, job
+        self.owner, self.rows, self.random_states, self.job, self.keep = owner, rows, random_states, job, keep
         self.results: list[torch.Tensor] = []
         self.clean: list[torch.Tensor | None] = []
+        self.kept: list[list[tuple[float, torch.Tensor]]] = []
 
     def sample(
         self,
@@ -462,7 +480,9 @@ class _Gathered(comfy.samplers.Sampler):
         count = len(self.rows)
         masks = [None] * count if denoise_mask is None else _shares(denoise_mask, count)
         parts = zip(self.rows, _split(noise, count), _split(latent_image, count), masks, strict=True)
-        inputs = [_Inputs(n, x, m, {**extra_args, "seed": self._seed(row, sigmas)}) for row, n, x, m in parts]
+        inputs = [
+            _Inputs(n, x, m, {**extra_args, "seed": self._seed(row, sigmas)}, self.keep) for row, n, x, m in parts
+        ]
         jobs = [
             self._started(self.job(row, sigmas.clone(), each), row, state)
             for row, each, state in zip(self.rows, inputs, self.random_states, strict=True)
@@ -473,6 +493,7 @@ class _Gathered(comfy.samplers.Sampler):
         else:
             self.results = run_in_lockstep(model_wrap, jobs, lambda calls: self.owner.forward(model_wrap, calls))
         self.clean = [each.clean for each in inputs]
+        self.kept = [each.kept for each in inputs]
         return torch.cat(self.results)
 
     @staticmethod

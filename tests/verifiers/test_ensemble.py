@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pack.search import SearchError, judging
-from pack.verifiers import VerifierEnsemble, measured_scale
+from pack.verifiers import METHODS, SCALES, VerifierEnsemble, measured_scale
 
 NAN, INF = float("nan"), float("inf")
 IMAGES = torch.rand(4, 8, 8, 3, generator=torch.Generator().manual_seed(0))
@@ -230,3 +230,62 @@ def test_a_measured_scale_makes_scores_standard() -> None:
     assert same(ensemble.score(IMAGES, "").tolist(), [-1.0, 0.0, NAN, 1.0])
     with pytest.raises(SearchError, match="got 2 finite scores, all equal"):
         measured_scale(torch.tensor([4.0, NAN, 4.0]))
+
+
+def test_a_weighted_sum_adds_raw_scores_in_their_own_units() -> None:
+    ensemble = ab(method="weighted_sum", weights=[5.0, 0.01])
+    assert same(ensemble.combine(pool((0.3, 20.0), (0.2, NAN))), [5.0 * 0.3 + 0.01 * 20.0, NAN])
+    assert not ensemble.pooled and ensemble.notes == []  # no scale is needed, so none is missed
+
+
+def test_the_worst_case_is_the_lowest_z_of_all_members_with_a_weight() -> None:
+    scales = {"A": (10.0, 2.0), "B": (0.5, 0.1)}
+    rows = pool((14, 0.4), (10, 0.7), (11, NAN))
+    # A: 2, 0; B: -1, 2
+    assert same(ab(method="worst_case", scales=scales).combine(rows), [-1.0, 0.0, NAN])
+    assert same(ab(method="worst_case", scales=scales, weights=[9, 0.1]).combine(rows), [-1.0, 0.0, NAN])
+    assert same(ab(method="worst_case", scales=scales, weights=[1, 0]).combine(rows), [2.0, 0.0, 0.5])
+
+
+@pytest.mark.parametrize("method", ["z_score", "worst_case"])
+def test_scales_of_the_pool_are_those_of_the_candidates_so_far(method: str) -> None:
+    statistics = pytest.importorskip("scipy.stats")
+    rows = [(1.0, 30.0), (2.0, 10.0), (6.0, 20.0), (NAN, 5.0)]
+    ensemble = ab(method=method, scale="pool", scales={"A": (100.0, 7.0)})
+    judged = statistics.zscore(torch.tensor(rows[:3]).double().numpy(), axis=0, ddof=1)
+    expected = judged.min(axis=1) if method == "worst_case" else judged.mean(axis=1)
+    assert same(ensemble.combine(pool(*rows)), [*expected.tolist(), NAN])
+    assert ensemble.pooled and not ensemble.differentiable and ensemble.notes == []
+
+
+def test_a_pool_of_one_and_equal_scores_have_no_scale_and_score_zero() -> None:
+    ensemble = ab(scale="pool")
+    assert same(ensemble.combine(pool((3, 4))), [0.0])
+    assert same(ensemble.combine(pool((3, 1), (3, 2))), [-0.5 * math.sqrt(0.5), 0.5 * math.sqrt(0.5)])
+
+
+def test_only_methods_with_scales_can_have_them_from_the_pool() -> None:
+    assert not ab(method="weighted_sum", scale="pool").pooled
+    assert ab(method="rank_mean", scale="pool").pooled
+    with pytest.raises(SearchError, match="scale: got 'mine'; expected one of fixed, pool"):
+        ab(scale="mine")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", SCALES)
+def test_whatever_the_method_nan_and_vetoes_never_win_and_the_order_does_not_matter(method: str, scale: str) -> None:
+    table = torch.randn(12, 2, generator=torch.Generator().manual_seed(5)).double()
+    table[3, 0] = table[5, 1] = NAN
+    rows = pool(*map(tuple, table.tolist()))
+    ensemble = ab(method=method, scale=scale, vetoes={"A": -0.5}, scales={"A": (0, 1), "B": (0, 1)})
+    scores = ensemble.combine(rows)
+    assert math.isnan(scores[3]) and math.isnan(scores[5])
+    vetoed = [i for i in range(12) if table[i, 0] < -0.5 and not table[i].isnan().any()]
+    assert vetoed and all(scores[i] == -INF for i in vetoed)
+    assert same(ensemble.combine(rows[::-1]), scores[::-1])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_candidate_that_is_better_by_every_member_scores_higher(method: str) -> None:
+    scores = ab(method=method, scales={"A": (0, 1), "B": (0, 1)}).combine(pool((1, 1), (2, 3), (0, 0)))
+    assert scores[1] > scores[0] > scores[2]
