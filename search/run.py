@@ -163,7 +163,7 @@ class _Driver:
         if isinstance(request, Advance):
             return self.advance(list(request.rows), tuple(request.sigmas))
         if isinstance(request, Judge):
-            return self.judge(list(request.rows))
+            return self.judge(list(request.rows), request.fresh)
         if isinstance(request, Renoise):
             pairs = zip(request.rows, request.seeds, strict=True)
             moved = [self.sampler.renoise(row, request.sigma, seed) for row, seed in pairs]
@@ -213,13 +213,17 @@ class _Driver:
             self.open = done + queue
         return done
 
-    def judge(self, queue: list[Row]) -> list[Row]:
+    def judge(self, queue: list[Row], fresh: bool) -> list[Row]:
         self.open = list(queue)
-        self.afford(len(queue), self.sampler.rows_per_candidate, queue[0].sigma)
+        fresh = fresh or any(row.x0 is None for row in queue)
+        self.afford(len(queue), self.sampler.rows_per_candidate if fresh else 0, queue[0].sigma)
         done: list[Row] = []
         while queue:
             self.check()
-            predicted = self.fitting("model", queue, lambda rows: self.sampler.predict(rows, self))
+            if fresh:
+                predicted = self.fitting("model", queue, lambda rows: self.sampler.predict(rows, self))
+            else:
+                predicted, self.mark = queue[: self.size("model")], (self.report.nfe, self.report.model_rows)
             queue = queue[len(predicted) :]
             done += self.evaluate(predicted, finished=False)
             self.open = done + queue

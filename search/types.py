@@ -121,9 +121,12 @@ class Finish:
 
 @dataclass(frozen=True)
 class Judge:
-    """Score rows mid-way on a fresh x0 prediction (one forward each). Reply: the rows, scored."""
+    """Score rows mid-way on an x0 prediction: a fresh one (one forward each), or the one that their last step made on
+    the way, which is free but one step older. Reply: the rows, scored.
+    """
 
     rows: Sequence[Row]
+    fresh: bool = True
 
 
 @dataclass(frozen=True)
@@ -152,9 +155,9 @@ def finish(rows: Sequence[Row]) -> Reply:
     return scored
 
 
-def judge(rows: Sequence[Row]) -> Reply:
+def judge(rows: Sequence[Row], fresh: bool = True) -> Reply:
     """Score rows mid-way; use as `rows = yield from judge(rows)`."""
-    scored: list[Row] = yield Judge(rows)
+    scored: list[Row] = yield Judge(rows, fresh)
     return scored
 
 

@@ -146,6 +146,7 @@ def test_the_first_template_runs_and_shows_its_result(opened: Opener, server: Ho
     sync_api.expect(text).to_contain_text("best score", timeout=TIMEOUT)
     sync_api.expect(text).to_contain_text("24 candidates, 480 NFE")
     sync_api.expect(text).to_contain_text("held-out Exact Judge")
+    sync_api.expect(text).to_contain_text("gain over the mean: searched ")
     sync_api.expect(text).to_contain_text("stopped by candidates")
     sync_api.expect(button).to_be_disabled()
     page.evaluate("async () => { await app.extensionManager.command.execute('Comfy.Canvas.FitView') }")
