@@ -573,6 +573,7 @@ def type_check(place: Place) -> int:
 def test(options: argparse.Namespace, rest: list[str]) -> int:
     """Run ruff, mypy and all tests; with arguments, only pytest with them."""
     place = find_place(options.host, options.python, development=True)
+    unpack_references(place.python, ROOT, Setup().log)
     ensure_browser()
     steps: list[tuple[str, Callable[[], int]]] = []
     if not rest:

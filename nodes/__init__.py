@@ -11,12 +11,14 @@ from .live import register_routes
 from .model_files import register_folders
 from .report_nodes import ContactSheet, SaveSearchReport, SearchReportPlot
 from .search_sampler import SearchSampler, SearchSamplerAdvanced
+from .series_node import SearchPrompts
 from .verifier_nodes import ScoreImages, VerifierEnsembleNode, VerifierNode
 
 NODES: list[type[io.ComfyNode]] = [
     NoiseCandidate, SearchSampler, SearchSamplerAdvanced, VerifierNode, VerifierEnsembleNode, ScoreImages,
     RandomSearch, ZeroOrderSearch, SearchOverPaths, SearchReportPlot, ContactSheet, SaveSearchReport,
     NoiseFromRecipe, LoadDemoTextEncoder,
+    SearchPrompts,
 ]  # fmt: skip
 
 

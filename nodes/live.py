@@ -82,14 +82,17 @@ def register_routes() -> None:
 
 
 class LiveSearch(Watcher):
-    """Reports one running search to ComfyUI and keeps its best image on disk. A context manager."""
+    """Reports one running search to ComfyUI and keeps its best image on disk. A context manager.
 
-    def __init__(self, node_id: str) -> None:
+    `part` names a folder in the node's own, for one of several searches of a node.
+    """
+
+    def __init__(self, node_id: str, part: str = "") -> None:
         context = get_executing_context()
         prompt_id = context.prompt_id if context else "no-prompt"
         self.node_id = node_id
         name = re.sub(r"[^\w.-]", "_", f"{prompt_id}-{node_id}")
-        self.folder = Path(folder_paths.get_output_directory()) / "noise_search" / name
+        self.folder = Path(folder_paths.get_output_directory()) / "noise_search" / name / part
         self.bar = comfy.utils.ProgressBar(1, node_id=node_id)
 
     def __enter__(self) -> LiveSearch:

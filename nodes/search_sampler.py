@@ -138,23 +138,28 @@ class SearchSampler(io.ComfyNode):
         return FINISH.ended_early(str(cls.hidden.unique_id))
 
     @classmethod
-    def execute(
-        cls, model: Any = None, seed: int = 0, steps: int = 20, cfg: float = 8.0, sampler_name: str = "euler",
-        scheduler: str = "normal", positive: Any = None, negative: Any = None, latent_image: Any = None,
-        denoise: float = 1.0, **settings: Any,
-    ) -> io.NodeOutput:  # fmt: skip
-        stock = comfy.samplers.KSampler(
-            model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
-        )
-        guider = comfy.samplers.CFGGuider(model)
-        guider.set_conds(positive, negative)
-        guider.set_cfg(cfg)
-        wired = WiredCandidates(Candidates.of_seed(seed))
-        sampler = comfy.samplers.sampler_object(sampler_name)
-        dtype = comfy.model_management.intermediate_dtype()
-        return search_with(
-            cls, guider, sampler, stock.sigmas, latent_image, wired, seed, dtype, ("positive",), **settings
-        )
+    def execute(cls, **settings: Any) -> io.NodeOutput:
+        return search_as_ksampler(cls, **settings)
+
+
+def search_as_ksampler(
+    node: Any, model: Any = None, seed: int = 0, steps: int = 20, cfg: float = 8.0, sampler_name: str = "euler",
+    scheduler: str = "normal", positive: Any = None, negative: Any = None, latent_image: Any = None,
+    denoise: float = 1.0, **settings: Any,
+) -> io.NodeOutput:  # fmt: skip
+    """Run the search that KSampler's widgets and those of `search_with` describe."""
+    stock = comfy.samplers.KSampler(
+        model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
+    )
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    wired = WiredCandidates(Candidates.of_seed(seed))
+    sampler = comfy.samplers.sampler_object(sampler_name)
+    dtype = comfy.model_management.intermediate_dtype()
+    return search_with(
+        node, guider, sampler, stock.sigmas, latent_image, wired, seed, dtype, ("positive",), **settings
+    )
 
 
 class SearchSamplerAdvanced(io.ComfyNode):
@@ -213,8 +218,9 @@ def search_with(
     candidates: WiredCandidates | None = None,
     algorithm: search.Algorithm | None = None,
     held_out: Any = None,
+    part: str = "",
 ) -> io.NodeOutput:
-    """Run the search that a node's widgets describe and make the node's output."""
+    """Run the search that a node's widgets describe and make the node's output. `part`: of a node with several."""
     sockets.check_verifier("verifier", verifier)
     if held_out is not None:
         sockets.check_verifier("held_out", held_out)
@@ -238,7 +244,7 @@ def search_with(
         )
     if not prompt.strip() and any(getattr(v, "needs_prompt", True) for v in (verifier, held_out) if v is not None):
         prompt = prompt_of(node.hidden.dynprompt, node_id, text_inputs)
-    with LiveSearch(node_id) as live:
+    with LiveSearch(node_id, part) as live:
         report = run(
             algorithm, port, verifier, budget, candidates=wired.candidates, prompt=prompt, seed=seed,
             held_out=held_out, top_k=top_k, batch=batch_size, folder=live.folder, watcher=live,

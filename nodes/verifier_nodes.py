@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import comfy.sd1_clip
 import torch
 from comfy_api.latest import io
@@ -83,7 +84,10 @@ class VerifierNode(io.ComfyNode):
             raise SearchError(f"verifier: got {name!r}; expected one of {', '.join(kinds)}: choose it in the drop-down")
         # a widget that an API call leaves out has its default
         given = {s.name: value(s, chosen.get(s.name, s.default)) for s in kinds[name].settings}
-        known = {"tokenizer": str(Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer")}
+        known = {
+            "tokenizer": str(Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"),
+            "check_cancel": comfy.model_management.throw_exception_if_processing_interrupted,
+        }
         of_host = {argument: known[argument] for argument in kinds[name].host}
         return io.NodeOutput(managed(kinds[name].load(**{**given, **of_host})))
 

@@ -5,10 +5,10 @@ Standard library and torch only, never ComfyUI; what a model needs beyond that i
 
 from __future__ import annotations
 
-from .ensemble import METHODS, VerifierEnsemble, measured_scale
+from .ensemble import METHODS, SCALES, VerifierEnsemble, measured_scale
 from .kinds import LoadedVerifier, Setting, VerifierKind
 from .registry import VERIFIERS
 
 __all__ = [
-    "METHODS", "VERIFIERS", "LoadedVerifier", "Setting", "VerifierEnsemble", "VerifierKind", "measured_scale",
+    "METHODS", "SCALES", "VERIFIERS", "LoadedVerifier", "Setting", "VerifierEnsemble", "VerifierKind", "measured_scale",
 ]  # fmt: skip

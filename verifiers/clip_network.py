@@ -1,4 +1,4 @@
-"""CLIP (Radford et al. 2021, arXiv 2103.00020): the two towers, under the tensor names of Hugging Face's CLIPModel.
+"""CLIP (Radford et al. 2021, arXiv 2103.00020): its towers, under the tensor names of Hugging Face's CLIPModel.
 
 A plain module, so that ComfyUI's memory manager can hold it: it sets `.device` on what it manages, which is read-only
 on every model of the transformers library.
@@ -36,9 +36,12 @@ class Tower:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of a CLIP: `grid` patches of `patch` pixels along each side, `context` tokens, `embedding` numbers."""
+    """The sizes of a CLIP: `grid` patches of `patch` pixels along each side, `context` tokens, `embedding` numbers.
 
-    text: Tower
+    `text` is None, and its `tokens` and `context` are 0, where there is an image tower alone.
+    """
+
+    text: Tower | None
     vision: Tower
     tokens: int
     context: int
@@ -115,10 +118,10 @@ def _positions(embedding: nn.Embedding, x: Tensor) -> Tensor:
 
 
 class _TextEmbeddings(nn.Module):
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, tower: Tower, sizes: Sizes) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(sizes.tokens, sizes.text.width)
-        self.position_embedding = nn.Embedding(sizes.context, sizes.text.width)
+        self.token_embedding = nn.Embedding(sizes.tokens, tower.width)
+        self.position_embedding = nn.Embedding(sizes.context, tower.width)
 
     def forward(self, ids: Tensor) -> Tensor:
         x: Tensor = self.token_embedding(ids)
@@ -126,11 +129,11 @@ class _TextEmbeddings(nn.Module):
 
 
 class _TextTower(nn.Module):
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, tower: Tower, sizes: Sizes) -> None:
         super().__init__()
-        self.embeddings = _TextEmbeddings(sizes)
-        self.encoder = _Encoder(sizes.text, causal=True)
-        self.final_layer_norm = nn.LayerNorm(sizes.text.width, eps=sizes.text.epsilon)
+        self.embeddings = _TextEmbeddings(tower, sizes)
+        self.encoder = _Encoder(tower, causal=True)
+        self.final_layer_norm = nn.LayerNorm(tower.width, eps=tower.epsilon)
 
     def forward(self, ids: Tensor) -> Tensor:
         out: Tensor = self.final_layer_norm(self.encoder(self.embeddings(ids)))
@@ -166,14 +169,15 @@ class _VisionTower(nn.Module):
 
 
 class CLIPNetwork(nn.Module):
-    """Both towers and both projections. Embeddings come out in float32, not normalised."""
+    """Image tower and projection, and those of texts if there are any. Embeddings are float32, not normalised."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.sizes = sizes
-        self.text_model = _TextTower(sizes)
+        if sizes.text is not None:
+            self.text_model = _TextTower(sizes.text, sizes)
+            self.text_projection = nn.Linear(sizes.text.width, sizes.embedding, bias=False)
         self.vision_model = _VisionTower(sizes)
-        self.text_projection = nn.Linear(sizes.text.width, sizes.embedding, bias=False)
         self.visual_projection = nn.Linear(sizes.vision.width, sizes.embedding, bias=False)
 
     @property

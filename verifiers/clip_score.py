@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-
-import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..search.errors import SearchError
-from .clip_file import CLIPFile, read_clip
-from .clip_text import Tokenizer, load_tokenizer, padded, windows
-from .images import normalised, scored, square
+from .clip_file import LARGE, SOURCE, read_clip
+from .dual_tower import LONG_PROMPTS, DualTower, towers
+from .images import scored
 from .kinds import Setting, VerifierKind
-
-LONG_PROMPTS = ("chunk", "truncate")
-_PROMPTS_KEPT = 64
-
-logger = logging.getLogger(__name__)
+from .ports import ImageTower, TextTower
 
 #: Mean and standard deviation of the cosine, by (width of the image tower, patch).
 COSINES: dict[tuple[int, int], tuple[float, float]] = {
@@ -33,79 +25,31 @@ COSINES: dict[tuple[int, int], tuple[float, float]] = {
 class CLIPScore:
     """`weight * max(cosine, 0)` of the image's and the prompt's CLIP embeddings: 0 to `weight`.
 
-    `prefix` is put before every prompt (the paper has "A photo depicts "). A prompt over CLIP's limit is cut off there
-    ("truncate"), or read in windows of whole words whose normalised embeddings are averaged ("chunk"); either is said
-    once per prompt, in the log and in `notes`. The gradient is zero where the cosine is negative.
+    `prefix` is put before every prompt (the paper has "A photo depicts "). What becomes of a prompt over CLIP's limit
+    is the towers' `long_prompts`. The gradient is zero where the cosine is negative.
     """
 
     name = "CLIPScore"
-    differentiable = True
     needs_prompt = True
 
     def __init__(
         self,
-        clip: CLIPFile,
-        tokenizer: Tokenizer,
+        towers: DualTower,
         weight: float = 2.5,
         prefix: str = "",
-        long_prompts: str = "chunk",
+        cosine: tuple[float, float] | None = None,
     ) -> None:
-        if long_prompts not in LONG_PROMPTS:
-            raise SearchError(f"long_prompts: got {long_prompts!r}; expected one of {', '.join(LONG_PROMPTS)}")
-        self.module = clip.network
-        self.weight, self.prefix, self.long_prompts = weight, prefix, long_prompts
-        self.notes = list(clip.notes)
-        sizes = clip.network.sizes
-        cosine = COSINES.get((sizes.vision.width, sizes.patch))
+        self.towers, self.module = towers, towers.module
+        self.weight, self.prefix = weight, prefix
+        # The host's own towers have weights that no gradient can pass.
+        self.differentiable = towers.module is not None
         self.scale = None if cosine is None else (weight * cosine[0], weight * cosine[1])
-        self._clip, self._tokenizer = clip, tokenizer
-        self._texts: dict[str, Tensor] = {}
+        self.notes = towers.notes
 
     def score(self, images: Tensor, prompt: str) -> Tensor:
         """images [B, H, W, 3] in 0..1 -> scores float32 [B] on the CPU. Non-square images are cropped to the middle."""
-        text = self._text(prompt)
-
-        def of(pixels: Tensor) -> Tensor:
-            network, clip = self.module, self._clip
-            pixels = normalised(square(pixels, network.sizes.image), clip.mean, clip.std)
-            embedded = functional.normalize(network.embed_images(pixels), dim=-1)
-            return self.weight * (embedded @ text.to(embedded.device)).clamp(min=0)
-
-        return scored(images, of)
-
-    def _text(self, prompt: str) -> Tensor:
-        """The prompt's embedding, float32 [embedding] of length 1, on the CPU."""
-        if prompt not in self._texts:
-            if len(self._texts) == _PROMPTS_KEPT:
-                del self._texts[next(iter(self._texts))]
-            # Made outside inference mode, or it could not take part in a gradient later.
-            with torch.inference_mode(False), torch.no_grad():
-                self._texts[prompt] = self._embed(prompt)
-        return self._texts[prompt]
-
-    def _embed(self, prompt: str) -> Tensor:
-        size = self.module.sizes.context - 2  # start and end take one place each
-        filled = windows(self._tokenizer, self.prefix + prompt, size)
-        total = sum(len(ids) for ids in filled)
-        if total > size and self.long_prompts == "truncate":
-            filled = [[token for ids in filled for token in ids][:size]]
-            self._note(f"CLIPScore read only the first {size} of the {total} tokens of the prompt {_short(prompt)}")
-        elif total > size:
-            self._note(
-                f"CLIPScore read the prompt {_short(prompt)} in {len(filled)} windows: it has {total} tokens, and "
-                f"{size} fit into one"
-            )
-        parts = self.module.embed_text(padded(self._tokenizer, filled), self._tokenizer.end)
-        return functional.normalize(functional.normalize(parts, dim=-1).mean(dim=0), dim=-1).cpu()
-
-    def _note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
-            logger.warning(text)
-
-
-def _short(prompt: str) -> str:
-    return repr(prompt if len(prompt) <= 60 else prompt[:57] + "...")
+        text = self.towers.prompt(self.prefix + prompt)
+        return scored(images, lambda pixels: self.weight * self.towers.dot(pixels, text).clamp(min=0))
 
 
 def load_clip_score(
@@ -114,16 +58,25 @@ def load_clip_score(
     prefix: str = "",
     long_prompts: str = "chunk",
     activation: str = "auto",
+    text_file: str = "",
+    clip_vision: ImageTower | None = None,
+    clip_text: TextTower | None = None,
     tokenizer: str = "",
 ) -> CLIPScore:
-    """CLIPScore with the CLIP of `file`: a Hugging Face folder, or a .safetensors file under CLIPModel's names.
+    """CLIPScore with the CLIP of `file` (and of `text_file`, if it is an image tower alone), or with two loaded towers.
 
     `tokenizer` is a directory with CLIP's vocab.json and merges.txt, for a file that has none beside it. Raises
-    SearchError when the file or the tokenizer is missing or of the wrong kind.
+    SearchError when the file or the tokenizer is missing or of the wrong kind, or one of the two towers is missing.
     """
-    clip = read_clip(file, activation)
-    words = load_tokenizer(clip.folder, tokenizer, clip.network.sizes.tokens)
-    return CLIPScore(clip, words, weight, prefix, long_prompts)
+    if clip_vision is not None and clip_text is not None:
+        return CLIPScore(DualTower(clip_vision, clip_text, long_prompts=long_prompts), weight, prefix)
+    if clip_vision is not None or clip_text is not None:
+        lacking = "clip_text" if clip_text is None else "clip_vision"
+        raise SearchError(f"{lacking}: got nothing; wire both clip_vision and clip_text, or none to use the file")
+    clip = read_clip(file, activation, text_file=text_file)
+    sizes = clip.network.sizes
+    cosine = COSINES.get((sizes.vision.width, sizes.patch))
+    return CLIPScore(towers(clip, tokenizer, "CLIPScore", long_prompts=long_prompts), weight, prefix, cosine)
 
 
 KIND = VerifierKind(
@@ -134,9 +87,9 @@ KIND = VerifierKind(
     settings=(
         Setting(
             "file", "file", "noise_search_demo_clip/model.safetensors",
-            "A CLIP with both towers in Hugging Face's naming, best in a folder of its own with its JSON files. "
+            "A CLIP in Hugging Face's or OpenCLIP's naming, best in a folder of its own with its JSON files. "
             "CLIPScore's own is openai/clip-vit-base-patch32; the small one of the demo knows only coloured shapes.",
-            folders=("verifiers",),
+            folders=("verifiers", "clip_vision", "text_encoders"),
         ),
         Setting(
             "weight", "float", 2.5, "The score is this times the cosine of image and prompt. The paper has 2.5.",
@@ -153,6 +106,24 @@ KIND = VerifierKind(
             "auto asks config.json, or guesses by size for a file without one: OpenAI's have quick_gelu, LAION's gelu.",
             options=("auto", "quick_gelu", "gelu"),
         ),
+        Setting(
+            "text_file", "file", "",
+            "Only for a file with an image tower alone, as ComfyUI has them: the text tower that belongs to it.",
+            folders=("verifiers", "clip_vision", "text_encoders"), optional=True,
+        ),
+        Setting(
+            "clip_vision", "clip_vision", None,
+            "An image tower that the graph has loaded; with clip_text it replaces the file. Its gradient is not known.",
+            optional=True,
+        ),
+        Setting(
+            "clip_text", "clip_text", None,
+            "A CLIP whose text tower belongs to clip_vision: CLIP-L for ViT-L/14, CLIP-H for ViT-H/14.",
+            optional=True,
+        ),
     ),
     host=("tokenizer",),
+    use_for="Keeping the picture to the prompt; the papers' baseline.",
+    fooled_by="Words of the prompt written into the picture; right objects in wrong numbers, places or colours.",
+    sources=(SOURCE, LARGE),
 )  # fmt: skip

@@ -19,10 +19,11 @@ PICKLES = (".pt", ".pth", ".bin")
 
 @dataclass(frozen=True)
 class Download:
-    """One file on the internet and where it goes, below ComfyUI's models/verifiers."""
+    """One file on the internet and where it goes, below ComfyUI's models/verifiers; its SHA-256 where it is known."""
 
     address: str
     path: str
+    sha256: str = ""
 
 
 @dataclass(frozen=True)

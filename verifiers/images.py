@@ -34,18 +34,38 @@ def scored(images: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
     return scores.masked_fill(~judged, float("nan"))
 
 
-def square(pixels: Tensor, size: int) -> Tensor:
+def square(pixels: Tensor, size: int, mode: str = "bicubic") -> Tensor:
     """Resize pixels [B, 3, H, W] in 0..1 so that the short side is `size`, and cut the middle [B, 3, size, size] out.
 
-    Antialiased bicubic, as OpenAI's CLIP does it, with the crop's offset rounded to the nearest pixel. Bicubic
-    overshoots at edges; values are cut to 0..1 as they are in the 8-bit images of the original.
+    Antialiased bicubic (or bilinear, by `mode`), as OpenAI's CLIP does it, with the crop's offset rounded to the
+    nearest pixel. Bicubic overshoots at edges; values are cut to 0..1 as they are in the 8-bit images of the original.
     """
     height, width = pixels.shape[-2:]
     short = min(height, width)
     height, width = int(size * height / short), int(size * width / short)
-    pixels = functional.interpolate(pixels, (height, width), mode="bicubic", antialias=True, align_corners=False)
+    pixels = functional.interpolate(pixels, (height, width), mode=mode, antialias=True, align_corners=False)
     top, left = round((height - size) / 2), round((width - size) / 2)
     return pixels[..., top : top + size, left : left + size].clamp(0, 1)
+
+
+def letterbox(pixels: Tensor, size: int, mode: str = "bicubic") -> Tensor:
+    """Resize pixels [B, 3, H, W] in 0..1 so that the long side is `size`, and put black around: [B, 3, size, size].
+
+    Antialiased bicubic, as HPSv2 does it: nothing is cropped, and an odd row or column goes to the bottom or right.
+    """
+    height, width = pixels.shape[-2:]
+    long = max(height, width)
+    # A picture more than twice `size` times as long as wide would vanish; one pixel of it is kept.
+    height, width = max(1, round(height * (size / long))), max(1, round(width * (size / long)))
+    pixels = functional.interpolate(pixels, (height, width), mode=mode, antialias=True, align_corners=False)
+    top, left = (size - height) // 2, (size - width) // 2
+    return functional.pad(pixels.clamp(0, 1), (left, size - width - left, top, size - height - top))
+
+
+def squashed(pixels: Tensor, size: int, mode: str = "bicubic") -> Tensor:
+    """Resize pixels [B, 3, H, W] in 0..1 to [B, 3, size, size], whatever that does to their proportions."""
+    pixels = functional.interpolate(pixels, (size, size), mode=mode, antialias=True, align_corners=False)
+    return pixels.clamp(0, 1)
 
 
 def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

@@ -54,7 +54,8 @@ class VerifierKind:
     """A verifier to choose: `load(**settings)` makes one, with an argument for every setting by its name.
 
     `host` names further arguments of `load` that the host knows and the user does not: `tokenizer` is a directory
-    with the vocab.json and merges.txt of OpenAI's CLIP.
+    with the vocab.json and merges.txt of OpenAI's CLIP; `check_cancel` a function to call while waiting, which raises
+    when the user has cancelled.
 
     `description` says in a sentence or two what is measured; `use_for` when to choose it and `fooled_by` what raises
     the score without a better image: these three and `sources` make the README's table.

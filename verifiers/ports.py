@@ -25,8 +25,11 @@ class TextTower(Protocol):
     name: str
     width: int  # numbers in an embedding
 
-    def embed(self, text: str) -> Tensor:
-        """The embedding float32 [D] of a text, not normalised."""
+    def embed(self, text: str, long_prompts: str = "chunk") -> Tensor:
+        """The embedding float32 [D] of a text, not normalised.
+
+        A text over the tower's limit is read in pieces whose embeddings are averaged ("chunk") or cut off ("truncate").
+        """
 
 
 class VisionLanguageModel(Protocol):
@@ -38,4 +41,7 @@ class VisionLanguageModel(Protocol):
         """Logits float32 [vocabulary] of the first token of the answer. image [1, H, W, 3] in 0..1."""
 
     def tokens(self, word: str) -> Sequence[int]:
-        """The ids of the single tokens that are `word`, capitalised or not, with or without a space before it."""
+        """The ids of the single tokens that are `word`, capitalised or not, with or without a space before it.
+
+        The first is `word` as it is written, if that is one token.
+        """

@@ -10,19 +10,34 @@ from torch import Tensor
 from ..search.types import Verifier
 
 
+def asked(verifier: Verifier, images: Tensor, prompt: str) -> Tensor:
+    """What a verifier scores images [B, H, W, 3], [B].
+
+    One with `early` is given an x0 prediction of every image for each of its noise shares: the image, faded halfway to
+    its mean colour.
+    """
+    shares = getattr(verifier, "early", ())
+    if not shares:
+        return verifier.score(images, prompt)
+    faded = (images + images.mean(dim=(1, 2), keepdim=True)) / 2
+    scores: Tensor = verifier.score(images, prompt, early=(faded,) * len(shares))  # type: ignore[call-arg]
+    return scores
+
+
 def check_verifier(verifier: Verifier, images: Tensor, prompt: str, tolerance: float = 1e-5) -> Tensor:
     """Hold a verifier to its contract on images [B, H, W, 3], B of at least 3; returns the scores [B].
 
     It must have a name, score [B] floats that are finite or NaN, the same each time, in inference mode too, leave
     images and all random generators alone, and judge each image alone: in any order and any split of the batch it
     scores the same within `tolerance`. `pooled` verifiers judge the batch together, so only their order is checked.
+    One with `early` noise shares is given faded images as x0 predictions, and must score NaN without any.
     A gradient must reach the images exactly when `differentiable` is true: give images and a prompt where the score
     is not on a flat part. Raises AssertionError saying what failed.
     """
     _require(isinstance(verifier.name, str) and verifier.name != "", "its name is an empty string")
     _require(len(images) >= 3, "the check needs at least 3 images")
     before, randomness = images.clone(), _randomness()
-    scores = verifier.score(images, prompt).detach()
+    scores = asked(verifier, images, prompt).detach()
     _require(scores.shape == (len(images),), f"got scores {tuple(scores.shape)} for {len(images)} images")
     _require(scores.is_floating_point(), f"got scores of {scores.dtype}; expected floats")
     _require(not bool(scores.isinf().any()), f"got an infinite score: {scores.tolist()}")
@@ -30,7 +45,7 @@ def check_verifier(verifier: Verifier, images: Tensor, prompt: str, tolerance: f
     _require(_randomness() == randomness, "it used the global random generators")
 
     def same(images: Tensor, expected: Tensor, what: str) -> None:
-        got = verifier.score(images, prompt).detach()
+        got = asked(verifier, images, prompt).detach()
         _require(_equal(got, expected, tolerance), f"{what}: got {got.tolist()}; expected {expected.tolist()}")
 
     same(images, scores, "asked again")
@@ -41,6 +56,8 @@ def check_verifier(verifier: Verifier, images: Tensor, prompt: str, tolerance: f
         for i in range(len(images)):
             same(images[i : i + 1], scores[i : i + 1], f"image {i} alone")
         same(images[1:], scores[1:], "asked without the first image")
+    if getattr(verifier, "early", ()):
+        _require(bool(verifier.score(images, prompt).isnan().all()), "it scored without the x0 predictions it wants")
     _check_gradient(verifier, images, prompt)
     return scores
 
@@ -49,7 +66,7 @@ def _check_gradient(verifier: Verifier, images: Tensor, prompt: str) -> None:
     declared = bool(getattr(verifier, "differentiable", False))
     with torch.inference_mode(False), torch.enable_grad():
         pixels = images.clone().requires_grad_()
-        scores = verifier.score(pixels, prompt)
+        scores = asked(verifier, pixels, prompt)
         _require(scores.requires_grad == declared, f"differentiable is {declared}, but the scores say otherwise")
         if declared:
             judged = scores[scores.isfinite()]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pack.search import SearchError
 from pack.tests.verifiers.conftest import PROMPT, random_clip
-from pack.verifiers.clip_file import OPENAI_MEAN, _sizes, read_clip
+from pack.verifiers.clip_file import OPENAI_MEAN, SOURCE, _Part, _sizes, read_clip
 from pack.verifiers.clip_score import load_clip_score
 
 
@@ -44,8 +44,8 @@ def test_a_lone_file_scores_as_its_folder(
     folder = load_clip_score(str(clip_folder))
     alone = load_clip_score(saved(tmp_path / "alone.safetensors", weights), tokenizer=str(clip_folder))
     # Image statistics are the one thing that a lone file cannot tell and that does not follow from its size.
-    assert alone._clip.mean == OPENAI_MEAN != folder._clip.mean
-    alone._clip = folder._clip
+    assert alone.towers.image._clip.mean == OPENAI_MEAN != folder.towers.image._clip.mean
+    alone.towers.image = folder.towers.image
     assert torch.allclose(alone.score(drawn, PROMPT), folder.score(drawn, PROMPT), atol=1e-6)
     assert len(alone.notes) == 1 and "alone.safetensors has no config.json" in alone.notes[0]
     assert folder.notes == []
@@ -97,7 +97,8 @@ def test_the_published_sizes_are_known_from_the_tensors(
     tensors |= {f"vision_model.encoder.layers.{i}.mlp.fc1.weight": (mlp, width) for i in range(layers)}
     tensors |= {f"text_model.encoder.layers.{i}.mlp.fc1.weight": (text[2], text[0]) for i in range(text[1])}
     made = {name: torch.empty(shape, device="meta") for name, shape in tensors.items()}
-    sizes = _sizes(Path("x.safetensors"), made, {}, "auto")
+    part = _Part(Path("x.safetensors"), made, SOURCE)
+    sizes = _sizes(part, part, "auto")
     assert (sizes.vision.heads, sizes.text.heads, sizes.image, sizes.vision.activation) == expected
     assert sizes.text.activation == sizes.vision.activation
     assert (sizes.vision.layers, sizes.text.layers) == (layers, text[1])
@@ -121,11 +122,40 @@ def test_a_missing_file_is_named_with_where_to_get_it(tmp_path: Path) -> None:
     assert "gone.safetensors is not in" in refusal(str(tmp_path / "gone.safetensors"))
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".bin", ".ckpt", ".pth"])
-def test_files_that_can_run_code_are_never_opened(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"pickle{suffix}"
-    path.write_bytes(b"never read")
-    assert f"got pickle{suffix}; expected a .safetensors file" in refusal(str(path))
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, made: Path) -> None:
+        self.made = made
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.made,)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".bin", ".pth"])
+def test_code_in_a_pickle_is_refused_and_does_not_run(weights: dict[str, Tensor], tmp_path: Path, suffix: str) -> None:
+    path, made = tmp_path / f"pickle{suffix}", tmp_path / "made"
+    torch.save({**weights, "extra": Payload(made)}, path)
+    assert f"pickle{suffix} holds more than tensors, and opening it could run code: it was not opened" in refusal(str(path))
+    assert not made.exists()
+    torch.load(path, weights_only=False)
+    assert made.exists()  # it would have
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".bin", ".pth"])
+def test_pickles_of_tensors_are_read_also_from_one_level_down(
+    weights: dict[str, Tensor], tmp_path: Path, suffix: str
+) -> None:
+    torch.save(weights, tmp_path / f"flat{suffix}")
+    torch.save({"epoch": 3, "state_dict": weights}, tmp_path / f"nested{suffix}")
+    for name in ("flat", "nested"):
+        network = read_clip(str(tmp_path / f"{name}{suffix}")).network
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
+
+
+def test_other_kinds_of_files_are_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "old.ckpt").write_bytes(b"never read")
+    assert "got old.ckpt; expected .safetensors" in refusal(str(tmp_path / "old.ckpt"))
 
 
 @pytest.mark.parametrize("kept", [0, 7, 1000, 100_000])
@@ -148,7 +178,8 @@ def test_a_file_without_a_projection_or_a_tower_is_refused(
 
 def test_other_architectures_are_refused(weights: dict[str, Tensor], tmp_path: Path) -> None:
     assert "no usable" in refusal(saved(tmp_path / "sd.safetensors", {"model.weight": torch.zeros(3)}))
-    assert "OpenCLIP" in refusal(saved(tmp_path / "open.safetensors", {"visual.conv1.weight": torch.zeros(4, 3, 2, 2)}))
+    part = {"visual.conv1.weight": torch.zeros(4, 3, 2, 2), "transformer.resblocks.0.ln_1.weight": torch.zeros(4)}
+    assert "open.safetensors has no usable visual_projection.weight" in refusal(saved(tmp_path / "open.safetensors", part))
     more = {**weights, "vision_model.head.probe": torch.zeros(1, 1, 64)}
     assert "got (1, 1, 64); expected nothing" in refusal(saved(tmp_path / "siglip.safetensors", more))
     name = "text_model.encoder.layers.1.mlp.fc2.bias"

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from pack.demo import paths
 from pack.tests.verifiers.conftest import PROMPT, random_clip
+from pack.tests.verifiers.tiny_clip import open_clip_model
 from pack.verifiers.clip_score import CLIPScore, load_clip_score
 from pack.verifiers.clip_text import load_tokenizer, windows
 from pack.verifiers.images import square
@@ -65,52 +66,12 @@ def test_the_demo_clip_equals_transformers_on_drawn_pictures(drawn: Tensor) -> N
     assert scores[:2].min() > scores[2] + 0.3
 
 
-def open_clip_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """CLIPModel's tensors under open_clip's names."""
-    made = {
-        "positional_embedding": weights["text_model.embeddings.position_embedding.weight"],
-        "token_embedding.weight": weights["text_model.embeddings.token_embedding.weight"],
-        "text_projection": weights["text_projection.weight"].T,
-        "logit_scale": weights["logit_scale"],
-        "visual.proj": weights["visual_projection.weight"].T,
-        "visual.class_embedding": weights["vision_model.embeddings.class_embedding"],
-        "visual.positional_embedding": weights["vision_model.embeddings.position_embedding.weight"],
-        "visual.conv1.weight": weights["vision_model.embeddings.patch_embedding.weight"],
-    }
-    norms = {
-        "ln_final": "text_model.final_layer_norm", "visual.ln_pre": "vision_model.pre_layrnorm",
-        "visual.ln_post": "vision_model.post_layernorm",
-    }  # fmt: skip
-    for tower, prefix in (("text_model", ""), ("vision_model", "visual.")):
-        for layer in range(len({name.split(".")[3] for name in weights if name.startswith(f"{tower}.encoder")})):
-            here, there = f"{tower}.encoder.layers.{layer}", f"{prefix}transformer.resblocks.{layer}"
-            for part in ("weight", "bias"):
-                qkv = [weights[f"{here}.self_attn.{name}_proj.{part}"] for name in "qkv"]
-                made[f"{there}.attn.in_proj_{part}"] = torch.cat(qkv)
-            norms |= {
-                f"{there}.attn.out_proj": f"{here}.self_attn.out_proj", f"{there}.ln_1": f"{here}.layer_norm1",
-                f"{there}.ln_2": f"{here}.layer_norm2", f"{there}.mlp.c_fc": f"{here}.mlp.fc1",
-                f"{there}.mlp.c_proj": f"{here}.mlp.fc2",
-            }  # fmt: skip
-    for there, here in norms.items():
-        made |= {f"{there}.{part}": weights[f"{here}.{part}"] for part in ("weight", "bias")}
-    return made
-
-
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_it_equals_open_clip(clip_folder: Path, soft: Tensor, activation: str) -> None:
-    open_clip = pytest.importorskip("open_clip")
     verifier = load_clip_score(str(clip_folder), activation=activation)
-    model = open_clip.CLIP(
-        embed_dim=48,
-        vision_cfg={"image_size": 32, "patch_size": 8, "width": 64, "layers": 3, "head_width": 64, "mlp_ratio": 1.25},
-        text_cfg={"context_length": 16, "vocab_size": 618, "width": 128, "heads": 2, "layers": 2, "mlp_ratio": 0.75},
-        quick_gelu=activation == "quick_gelu",
-    ).eval()
-    missing, unexpected = model.load_state_dict(open_clip_weights(random_clip().state_dict()), strict=False)
-    assert not unexpected and set(missing) <= {"attn_mask"}
+    model = open_clip_model(random_clip().state_dict(), quick_gelu=activation == "quick_gelu")
     ids = torch.zeros(1, 16, dtype=torch.long)
-    words = [token for window in windows(verifier._tokenizer, PROMPT, 14) for token in window]
+    words = [token for window in windows(verifier.towers.text._tokenizer, PROMPT, 14) for token in window]
     ids[0, : len(words) + 2] = torch.tensor([616, *words, 617])
     size = 32
     pixels = functional.interpolate(soft.movedim(-1, 1), (size, size), mode="bicubic", antialias=True)
@@ -138,7 +99,7 @@ def test_a_score_is_never_below_zero(clip_folder: Path, soft: Tensor) -> None:
 def test_a_long_prompt_is_the_mean_of_its_windows(clip_folder: Path, soft: Tensor) -> None:
     verifier = load_clip_score(str(clip_folder), weight=1.0)
     words, parts = LONG.split(), []
-    tokenizer = verifier._tokenizer
+    tokenizer = verifier.towers.text._tokenizer
     for ids in windows(tokenizer, LONG, 14):
         text = []
         while ids:
@@ -146,10 +107,10 @@ def test_a_long_prompt_is_the_mean_of_its_windows(clip_folder: Path, soft: Tenso
             assert ids[: len(pieces)] == pieces
             text.append(words.pop(0))
             ids = ids[len(pieces) :]
-        parts.append(verifier._text(" ".join(text)))
+        parts.append(verifier.towers.prompt(" ".join(text)))
     assert not words and len(parts) == 2
     mean = functional.normalize(torch.stack(parts).mean(dim=0), dim=-1)
-    assert torch.allclose(verifier._text(LONG), mean, atol=1e-6)
+    assert torch.allclose(verifier.towers.prompt(LONG), mean, atol=1e-6)
 
 
 def test_windows_together_are_the_tokens_of_the_whole_text() -> None:
@@ -168,7 +129,7 @@ def test_a_prompt_over_the_limit_is_said_once(
     clip_folder: Path, soft: Tensor, caplog: pytest.LogCaptureFixture, how: str, said: str
 ) -> None:
     verifier = load_clip_score(str(clip_folder), long_prompts=how)
-    with caplog.at_level(logging.WARNING, "pack.verifiers.clip_score"):
+    with caplog.at_level(logging.WARNING, "pack.verifiers.dual_tower"):
         verifier.score(soft, PROMPT)
         assert verifier.notes == []
         for _ in range(3):
@@ -190,7 +151,7 @@ def test_texts_are_embedded_once_and_few_are_kept(clip_folder: Path, soft: Tenso
     assert len(embedded) == 1
     for number in range(100):
         verifier.score(soft[:1], f"a circle {number}")
-    assert len(verifier._texts) == 64
+    assert len(verifier.towers._prompts) == 64
 
 
 def test_a_gradient_reaches_every_pixel_that_is_not_cropped(clip_score: CLIPScore) -> None:

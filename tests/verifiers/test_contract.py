@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pack import load_pack
 from pack.tests.verifiers.conftest import PROMPT
 from pack.verifiers import VERIFIERS, LoadedVerifier, VerifierEnsemble, VerifierKind
-from pack.verifiers.testing import check_verifier
+from pack.verifiers.testing import asked, check_verifier
 
 BLOCKED = ("comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "nodes", "server")
 KINDS = pytest.mark.parametrize("kind", VERIFIERS.values(), ids=VERIFIERS)
@@ -26,7 +26,7 @@ def test_a_verifier_keeps_the_contract(verifier: LoadedVerifier, drawn: Tensor) 
 
 def test_a_batch_larger_than_one_forward_scores_as_its_parts(verifier: LoadedVerifier, drawn: Tensor) -> None:
     many = drawn.repeat(7, 1, 1, 1)
-    assert torch.allclose(verifier.score(many, PROMPT), verifier.score(drawn, PROMPT).repeat(7), atol=1e-5)
+    assert torch.allclose(asked(verifier, many, PROMPT), asked(verifier, drawn, PROMPT).repeat(7), atol=1e-5)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -35,9 +35,9 @@ def test_a_pixel_that_is_no_number_makes_that_score_alone_nan(
 ) -> None:
     images = drawn.clone()
     images[1, 3, 4, 0] = bad
-    scores = verifier.score(images, PROMPT)
+    scores = asked(verifier, images, PROMPT)
     assert scores[1].isnan()
-    assert torch.allclose(scores[[0, 2]], verifier.score(drawn, PROMPT)[[0, 2]], atol=1e-5)
+    assert torch.allclose(scores[[0, 2]], asked(verifier, drawn, PROMPT)[[0, 2]], atol=1e-5)
 
 
 @pytest.mark.parametrize("height, width", [(96, 64), (64, 113), (7, 5), (200, 200)])
@@ -45,7 +45,7 @@ def test_pictures_of_any_shape_and_size_are_scored(
     verifier: LoadedVerifier, height: int, width: int, drawn: Tensor
 ) -> None:
     pictures = torch.rand(2, height, width, 3, generator=torch.Generator().manual_seed(0))
-    assert verifier.score(pictures, PROMPT).isfinite().all()
+    assert asked(verifier, pictures, PROMPT).isfinite().all()
 
 
 @pytest.mark.parametrize("images", [torch.rand(64, 64, 3), torch.rand(2, 64, 64, 4), torch.rand(1, 3, 64, 64)])
@@ -70,9 +70,9 @@ def test_the_module_is_one_that_comfyui_can_manage(verifier: LoadedVerifier) -> 
 def test_half_precision_weights_give_nearly_the_same_scores(verifier: LoadedVerifier, drawn: Tensor) -> None:
     if verifier.module is None:
         return
-    exact = verifier.score(drawn, PROMPT)
+    exact = asked(verifier, drawn, PROMPT)
     verifier.module.to(torch.bfloat16)
-    scores = verifier.score(drawn, PROMPT)
+    scores = asked(verifier, drawn, PROMPT)
     assert scores.dtype == torch.float32
     # by the verifier's own measure of what is much
     assert torch.allclose(scores, exact, atol=0.05 * max(1.0, float(exact.abs().max())))
@@ -83,7 +83,7 @@ def test_weights_loaded_in_inference_mode_still_pass_a_gradient(
 ) -> None:
     with torch.inference_mode():
         verifier = request.getfixturevalue("verifier")
-        verifier.score(drawn, PROMPT)
+        asked(verifier, drawn, PROMPT)
     check_verifier(verifier, drawn, PROMPT)
 
 

@@ -43,6 +43,22 @@ def test_a_good_verifier_passes_and_its_scores_come_back() -> None:
     check_verifier(made(lambda images: brightness(images) - brightness(images).mean(), pooled=True), IMAGES, "")
 
 
+def test_one_that_wants_x0_predictions_is_given_faded_images_and_is_nan_without() -> None:
+    def score(images: Tensor, prompt: str, early: tuple[Tensor, ...] | None = None) -> Tensor:
+        if early is None:
+            return torch.full([len(images)], float("nan"))
+        assert len(early) == 2
+        return (images - early[0]).abs().mean(dim=(1, 2, 3)).detach()
+
+    wants = SimpleNamespace(name="x", differentiable=False, early=(0.4, 0.6), score=score)
+    scores = check_verifier(wants, IMAGES, "")  # type: ignore[arg-type]
+    expected = (IMAGES - IMAGES.mean(dim=(1, 2), keepdim=True)).abs().mean(dim=(1, 2, 3)) / 2
+    assert torch.allclose(scores, expected, atol=1e-6)
+    wants.score = lambda images, prompt, early=(0, 0): brightness(images).detach()
+    with pytest.raises(AssertionError, match="without the x0 predictions"):
+        check_verifier(wants, IMAGES, "")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "bad, said",
     [

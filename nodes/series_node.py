@@ -1,0 +1,117 @@
+"""Search Prompts: one search per prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from comfy_api.latest import io
+
+import nodes as host_nodes
+
+from ..search.errors import SearchError
+from ..search.report import SearchReport
+from ..search.series import run_series
+from . import sockets
+from .live import FINISH
+from .search_sampler import SearchSampler, search_as_ksampler, summary
+
+_SHARED = (
+    "latent_image", "steps", "cfg", "sampler_name", "scheduler", "denoise", "vae", "verifier",
+    "max_candidates", "max_nfe", "max_seconds", "target_score", "patience", "batch_size", "algorithm", "held_out",
+)  # fmt: skip
+_SEEDS = 1 << 64
+
+
+class SearchPrompts(io.ComfyNode):
+    """Search Sampler, once per line of a text."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        shared = {each.id: each for each in SearchSampler.define_schema().inputs}
+        return io.Schema(
+            node_id="NoiseSearchPrompts",
+            display_name="Search Prompts",
+            category=sockets.CATEGORY,
+            description="Search Sampler for a list of prompts: the best image of each. With Oracle FID or Inception "
+            "Score, each winner is the one that does most for the set of winners so far.",
+            inputs=[
+                io.Model.Input("model"),
+                io.Clip.Input("clip", tooltip="Encodes the prompts."),
+                io.String.Input("prompts", multiline=True, default="",
+                                tooltip="One prompt per line. Empty lines and lines that start with # are left out."),
+                io.String.Input("negative", multiline=True, default="",
+                                tooltip="What to avoid, in every image."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=_SEEDS - 1, control_after_generate=True,
+                    tooltip="Of the first prompt; each next one has the seed after it. KSampler makes a prompt's "
+                    "candidate 0 from that seed.",
+                ),
+                *(shared[name] for name in _SHARED),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images", is_output_list=True, tooltip="The best image of every prompt."),
+                io.Latent.Output(display_name="latents", is_output_list=True, tooltip="Their latents."),
+                io.String.Output(display_name="prompts", is_output_list=True, tooltip="The prompts that were used."),
+                io.Float.Output(display_name="scores", is_output_list=True),
+                sockets.SearchReport.Output(display_name="reports", is_output_list=True),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+            not_idempotent=True,
+            has_intermediate_output=True,
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> int:
+        return FINISH.ended_early(str(cls.hidden.unique_id))
+
+    @classmethod
+    def execute(
+        cls, model: Any = None, clip: Any = None, prompts: str = "", negative: str = "", seed: int = 0,
+        verifier: Any = None, held_out: Any = None, **settings: Any,
+    ) -> io.NodeOutput:  # fmt: skip
+        if clip is None:
+            raise SearchError("clip: got nothing; wire the CLIP that belongs to the model")
+        sockets.check_verifier("verifier", verifier)
+        listed = lines(prompts)
+        avoided = encoded(clip, negative)
+        outputs: list[io.NodeOutput] = []
+
+        def search_one(number: int, prompt: str) -> SearchReport:
+            out = search_as_ksampler(
+                cls, model=model, seed=(seed + number) % _SEEDS, positive=encoded(clip, prompt), negative=avoided,
+                verifier=verifier, held_out=held_out, prompt=prompt, top_k=1, part=f"{number + 1:04}", **settings,
+            )  # fmt: skip
+            outputs.append(out)
+            report: SearchReport = out.args[5]
+            return report
+
+        reports = list(run_series(listed, search_one, [verifier, held_out]))
+        images, latents = [out.args[1] for out in outputs], [out.args[0] for out in outputs]
+        scores = [out.args[4] for out in outputs]
+        return io.NodeOutput(
+            images, latents, listed, scores, reports, ui={"noise_search": [together(reports)]}
+        )
+
+
+def lines(text: str) -> list[str]:
+    """The prompts of a text: its lines, without empty ones and those that start with #."""
+    stripped = (line.strip() for line in text.splitlines())
+    return [line for line in stripped if line and not line.startswith("#")]
+
+
+def encoded(clip: Any, text: str) -> Any:
+    """CONDITIONING of a text, as CLIPTextEncode makes it."""
+    [conditioning] = host_nodes.CLIPTextEncode().encode(clip, text)
+    return conditioning
+
+
+def together(reports: Sequence[SearchReport]) -> dict[str, Any]:
+    """What the node shows of all its searches: their sums, and the mean of the best scores."""
+    each = [summary(report) for report in reports]
+    sums = {key: sum(one[key] for one in each) for key in ("nfe", "model_rows", "seconds", "candidates")}
+    mean = sum(one["best"]["score"] for one in each) / len(each)
+    notes = list(dict.fromkeys(note for one in each for note in one["notes"]))
+    stopped = {reason: limit for one in each for reason, limit in one["stopped"].items()}
+    best = {"score": mean, "held_out": {}}
+    return {**sums, "best": best, "first": None, "stopped": stopped, "notes": [f"{len(each)} prompts, mean", *notes]}
