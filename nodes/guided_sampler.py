@@ -77,7 +77,7 @@ class GuidedSampler:
                 f"latent_image: got {parts[0].shape[1]} channels; this model expects {channels}: "
                 "use the empty-latent or VAE-encode node that belongs to the model"
             )
-        if self._coefficients(self.sigmas[0])[1] == 0:
+        if self.coefficients(self.sigmas[0])[1] == 0:
             raise SearchError(
                 "model: its sampling starts from an image and adds no noise, so there is nothing to search"
             )
@@ -115,14 +115,17 @@ class GuidedSampler:
         if self._alone and len(rows) > 1:
             return [predicted for row in rows for predicted in self.predict([row], meter)]
         schedule = torch.tensor([rows[0].sigma, self.sigmas[-1]], dtype=self.schedule.dtype)
-        _, clean, _, _ = self._sample(rows, schedule, meter, self._prediction)
-        return [replace(row, x0=x0.cpu()) for row, x0 in zip(rows, clean, strict=True)]
+        _, clean, states, _ = self._sample(rows, schedule, meter, self._prediction)
+        return [
+            replace(row, x=row.x if row.x is not None or state is None else state.cpu(), x0=x0.cpu())
+            for row, x0, state in zip(rows, clean, states, strict=True)
+        ]
 
     def renoise(self, row: Row, sigma: float, seed: int) -> Row:
         """See search.types.Sampler. Exact for every parametrisation: the coefficients are asked of the model."""
         if row.x is None:
             raise SearchError("a row at pure noise cannot be re-noised; expected one that has moved")
-        (a, b), (c, d) = self._coefficients(row.sigma), self._coefficients(sigma)
+        (a, b), (c, d) = self.coefficients(row.sigma), self.coefficients(sigma)
         fresh = max(0.0, d**2 - (c / a * b) ** 2) ** 0.5
         recipe = row.recipe.then(op="renoise", seed=seed, **{"from": row.sigma, "to": sigma})
         return Row(recipe, sigma, c / a * row.x + fresh * gaussian(row.x, seed), parent=row.id)
@@ -165,15 +168,21 @@ class GuidedSampler:
             self._costs[key] = counts[0] if len(set(counts)) == 1 else None
         return self._costs[key]
 
+    def coefficients(self, sigma: float) -> tuple[float, float]:
+        """See search.types.Sampler. Asked of the model's own noise scaling."""
+        zero, one, s = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1), torch.tensor([sigma])
+        scaling = self.model_sampling.noise_scaling
+        return float(scaling(s, zero, one)), float(scaling(s, one, zero))
+
     def time(self, sigma: float) -> float:
         """See search.types.Sampler."""
-        a, b = self._coefficients(sigma)
+        a, b = self.coefficients(sigma)
         b /= float(getattr(self.model_sampling, "noise_scale", 1.0))
         return b / (a + b)
 
     def sigma(self, time: float) -> float:
         """See search.types.Sampler."""
-        variance_exploding = self._coefficients(self.sigmas[0])[0] == 1.0
+        variance_exploding = self.coefficients(self.sigmas[0])[0] == 1.0
         return time / (1 - time) if variance_exploding else time
 
     def micro_batch(self) -> int:
@@ -319,6 +328,7 @@ class GuidedSampler:
 
         def predict(model: Any) -> torch.Tensor:
             x = self._entry(model, row, sigmas, inputs)
+            inputs.clean = x  # where the estimate was made
             return self._masked(model, sigmas, inputs)(x, sigmas[0] * x.new_ones([x.shape[0]]), **inputs.extra_args)
 
         return predict
@@ -363,12 +373,6 @@ class GuidedSampler:
     def unpacked(self, tensor: torch.Tensor) -> Any:
         """A packed tensor as the host's latent: nested where the latent is nested."""
         return unpacked(tensor, self.latent["samples"])
-
-    def _coefficients(self, sigma: float) -> tuple[float, float]:
-        """a and b of x = a * x0 + b * noise at a sigma, asked of the model's own noise scaling."""
-        zero, one, s = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1), torch.tensor([sigma])
-        scaling = self.model_sampling.noise_scaling
-        return float(scaling(s, zero, one)), float(scaling(s, one, zero))
 
     def _cfg_functions(self) -> list[Any]:
         options = self.guider.model_options

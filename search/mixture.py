@@ -64,11 +64,11 @@ class MixtureSampler:
                 noise = ((x - a * clean) / b + (moved - c * second) / d) / 2
                 moved = x + (c - a) * (clean + second) / 2 + (d - b) * noise
             x = moved
-        moved = []
+        ends = []
         for i, row in enumerate(rows):
             early = (*row.early, *((sigma, estimate[i : i + 1]) for sigma, estimate in kept))
-            moved.append(replace(row, sigma=sigmas[-1], x=x[i : i + 1], x0=clean[i : i + 1], early=early))
-        return moved
+            ends.append(replace(row, sigma=sigmas[-1], x=x[i : i + 1], x0=clean[i : i + 1], early=early))
+        return ends
 
     def forward(self, x: Tensor, sigma: float, meter: Meter) -> Tensor:
         """One counted denoiser call."""
@@ -93,7 +93,9 @@ class MixtureSampler:
         """One fresh clean estimate each."""
         x = torch.cat([self.start(row) if row.x is None else row.x for row in rows])
         clean = self.forward(x, rows[0].sigma, meter)
-        return [replace(row, x0=clean[i : i + 1]) for i, row in enumerate(rows)]
+        return [
+            replace(row, x=x[i : i + 1] if row.x is None else row.x, x0=clean[i : i + 1]) for i, row in enumerate(rows)
+        ]
 
     def decode(self, rows: Sequence[Row]) -> list[Tensor]:
         """sigmoid of the clean vector, as a one-line picture."""

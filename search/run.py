@@ -26,7 +26,7 @@ from .random_search import random_search
 from .recipe import describe
 from .report import Evaluation, Kept, Ledger, SearchReport, ranked
 from .space import Candidates, Space
-from .types import NAN, Advance, Algorithm, Finish, Judge, Plan, Renoise, Request, Row, Sampler, Verifier
+from .types import NAN, Advance, Algorithm, Finish, Judge, Plan, Predict, Renoise, Request, Row, Sampler, Verifier
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -164,13 +164,15 @@ class _Driver:
             return self.advance(list(request.rows), tuple(request.sigmas))
         if isinstance(request, Judge):
             return self.judge(list(request.rows), request.fresh)
+        if isinstance(request, Predict):
+            return self.predict(list(request.rows))
         if isinstance(request, Renoise):
             pairs = zip(request.rows, request.seeds, strict=True)
             moved = [self.sampler.renoise(row, request.sigma, seed) for row, seed in pairs]
             self.origins = [*{id(row): row for row in request.rows if math.isfinite(row.score)}.values()]
             self.open = list(moved)
             return moved
-        raise SearchError(f"the algorithm asked for {request!r}; expected Advance, Finish, Judge or Renoise")
+        raise SearchError(f"the algorithm asked for {request!r}; expected Advance, Finish, Judge, Predict or Renoise")
 
     def finish(self, rows: list[Row]) -> list[Row]:
         again = [row.x is None and self.is_candidate(row) for row in rows]
@@ -226,6 +228,18 @@ class _Driver:
                 predicted, self.mark = queue[: self.size("model")], (self.report.nfe, self.report.model_rows)
             queue = queue[len(predicted) :]
             done += self.evaluate(predicted, finished=False)
+            self.open = done + queue
+        return done
+
+    def predict(self, queue: list[Row]) -> list[Row]:
+        self.open = list(queue)
+        self.afford(len(queue), self.sampler.rows_per_candidate, queue[0].sigma)
+        done: list[Row] = []
+        while queue:
+            self.check()
+            predicted = self.fitting("model", queue, lambda rows: self.sampler.predict(rows, self))
+            queue = queue[len(predicted) :]
+            done += predicted
             self.open = done + queue
         return done
 
@@ -540,7 +554,9 @@ def run(
         raise SearchError(
             f"budget: got nfe={budget.nfe}; one candidate takes {candidate_nfe}: raise max_nfe or lower the steps"
         )
-    plan = Plan(sampler.sigmas, sampler.time, sampler.sigma, candidate_nfe, budget.nfe, budget.candidates)
+    plan = Plan(
+        sampler.sigmas, sampler.time, sampler.sigma, sampler.coefficients, candidate_nfe, budget.nfe, budget.candidates
+    )
     report = SearchReport(
         {
             **(settings or {}),

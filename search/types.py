@@ -59,13 +59,16 @@ class Sampler(Protocol):
         """Add noise of `seed` to take a row up to `sigma`, by the model's own forward process. No model call."""
 
     def predict(self, rows: Sequence[Row], meter: Meter) -> list[Row]:
-        """Fill `x0` with a fresh clean estimate at the rows' own sigma: one forward."""
+        """Fill `x0` with a fresh clean estimate at the rows' own sigma: one forward. Fills `x` of rows at the start."""
 
     def decode(self, rows: Sequence[Row]) -> list[Tensor]:
         """Images of every row, each [b, H, W, 3] or [b, T, H, W, 3] in 0..1: of `x` at sigma 0, else of `x0`."""
 
     def cost(self, sigmas: Sequence[float]) -> int | None:
         """Denoiser forwards that `advance` makes for one row, or None when that depends on the image."""
+
+    def coefficients(self, sigma: float) -> tuple[float, float]:
+        """a and b of x = a * x0 + b * noise at a sigma: (1 - sigma, sigma) of flow models, else mostly (1, sigma)."""
 
     def time(self, sigma: float) -> float:
         """Noise share t in 0..1 of a sigma: b / (a + b) when x = a * x0 + b * noise (sigma itself for flow models)."""
@@ -130,6 +133,16 @@ class Judge:
 
 
 @dataclass(frozen=True)
+class Predict:
+    """A fresh clean estimate of each row at its own sigma (one forward each). Reply: the rows with `x` and `x0`.
+
+    With it an algorithm can take steps of its own: all rows move by what it makes of x and x0.
+    """
+
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
 class Renoise:
     """Take each row up to `sigma` with the noise of its seed. Reply: the re-noised rows."""
 
@@ -138,7 +151,7 @@ class Renoise:
     seeds: Sequence[int]
 
 
-Request = Advance | Finish | Judge | Renoise
+Request = Advance | Finish | Judge | Predict | Renoise
 Search = Generator[Request, Any, None]
 Reply = Generator[Request, Any, list[Row]]
 
@@ -161,6 +174,12 @@ def judge(rows: Sequence[Row], fresh: bool = True) -> Reply:
     return scored
 
 
+def predict(rows: Sequence[Row]) -> Reply:
+    """Clean estimates of rows where they are; use as `rows = yield from predict(rows)`."""
+    predicted: list[Row] = yield Predict(rows)
+    return predicted
+
+
 def renoise(rows: Sequence[Row], sigma: float, seeds: Sequence[int]) -> Reply:
     """Re-noise rows up to `sigma`; use as `rows = yield from renoise(rows, sigma, seeds)`."""
     moved: list[Row] = yield Renoise(rows, sigma, seeds)
@@ -174,6 +193,7 @@ class Plan:
     sigmas: tuple[float, ...]
     time: Callable[[float], float]
     sigma: Callable[[float], float]
+    coefficients: Callable[[float], tuple[float, float]]
     candidate_nfe: int | None  # denoiser forwards of one whole candidate, if known
     nfe: int = 0  # the limit to plan for; 0 = none
     candidates: int = 0

@@ -152,3 +152,18 @@ def test_a_path_winner_has_no_noise_and_no_seed_to_offer(family: str, leg_steps:
     assert torch.isfinite(out.args[0]["samples"]).all()
     midway = [e for e in out.args[5].evaluations if e.candidate is None]
     assert all(e.sigma > 0 for e in midway)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_steps_by_hand_from_predictions_are_the_stock_euler_sampler(family: str) -> None:
+    sampler = port(family)
+    with torch.inference_mode():
+        rows = start(sampler, 1, 2)
+        for sigma, following in zip(sampler.sigmas, sampler.sigmas[1:], strict=False):
+            rows = sampler.predict(rows, Silent())
+            (a, b), (c, d) = sampler.coefficients(sigma), sampler.coefficients(following)
+            stepped = [c * row.x0 + d * (row.x - a * row.x0) / b for row in rows]
+            rows = [Row(row.recipe, following, x, row.x0) for row, x in zip(rows, stepped, strict=True)]
+        for row, seed in zip(rows, (1, 2), strict=True):
+            [whole] = sampler.advance(start(sampler, seed), sampler.sigmas, Silent())
+            assert (sampler.guider.model_patcher.model.process_latent_out(row.x) - whole.x).abs().max() <= 1e-4

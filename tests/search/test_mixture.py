@@ -160,6 +160,9 @@ def test_a_prediction_is_one_call_and_the_denoisers_answer(flow: bool) -> None:
     for row, answer in zip(rows, predicted, strict=True):
         assert answer.x is row.x and answer.x0 is not None
         assert torch.equal(answer.x0, sampler.denoise(state(row), row.sigma))
+    fresh = start(3, sampler)
+    [answer] = sampler.predict([fresh], tally)
+    assert torch.equal(answer.x, sampler.start(fresh))  # a row that has not moved gets its state
 
 
 @pytest.mark.parametrize("flow", [True, False])

@@ -216,7 +216,7 @@ def test_a_limit_of_candidates_holds_when_nfe_ends_the_search() -> None:
 
 def test_the_plan_gives_back_the_users_schedule_untouched() -> None:
     sigmas = (1.0, 1.0, 0.5, 0.5, 0.25, 0.0)
-    plan = Plan(sigmas, lambda s: s, lambda t: t, 5)
+    plan = Plan(sigmas, lambda s: s, lambda t: t, lambda s: (1 - s, s), 5)
     assert plan.down(1.0, 0.0) == sigmas
     assert plan.down(0.75, 0.3) == (0.75, 0.5, 0.5, 0.3)
     assert plan.down(0.5 + 1e-9, 0.25 - 1e-9) == (0.5 + 1e-9, 0.25 - 1e-9)
