@@ -7,6 +7,8 @@ from comfy_api.latest import ComfyExtension, io
 from .algorithms import RandomSearch, SearchOverPaths, ZeroOrderSearch
 from .candidates import NoiseCandidate, NoiseFromRecipe
 from .demo_models import LoadDemoTextEncoder
+from .download_node import DownloadVerifierFiles
+from .fid_node import SaveFIDStatistics
 from .live import register_routes
 from .model_files import register_folders
 from .report_nodes import ContactSheet, SaveSearchReport, SearchReportPlot
@@ -17,8 +19,8 @@ from .verifier_nodes import ScoreImages, VerifierEnsembleNode, VerifierNode
 NODES: list[type[io.ComfyNode]] = [
     NoiseCandidate, SearchSampler, SearchSamplerAdvanced, VerifierNode, VerifierEnsembleNode, ScoreImages,
     RandomSearch, ZeroOrderSearch, SearchOverPaths, SearchReportPlot, ContactSheet, SaveSearchReport,
-    NoiseFromRecipe, LoadDemoTextEncoder,
-    SearchPrompts,
+    NoiseFromRecipe, LoadDemoTextEncoder, SearchPrompts, SaveFIDStatistics,
+    DownloadVerifierFiles,
 ]  # fmt: skip
 
 

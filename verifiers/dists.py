@@ -67,7 +67,7 @@ class DISTSNetwork(Comparer):
         alpha, beta = self.alpha.to(wide), self.beta.to(wide)
         total = (alpha.sum() + beta.sum()).clamp(min=torch.finfo(wide).tiny)
         alike = torch.zeros(len(seen[0]), dtype=wide, device=alpha.device)
-        parts = zip(seen, reference, alpha.split(widths), beta.split(widths), strict=True)
+        parts = zip(seen, reference, torch.split(alpha, widths), torch.split(beta, widths), strict=True)
         for ours, theirs, texture, structure in parts:
             x, y = ours.to(wide).flatten(2), theirs.to(wide).flatten(2)
             x_mean, y_mean = x.mean(dim=2, keepdim=True), y.mean(dim=2, keepdim=True)

@@ -29,6 +29,7 @@ class FeatureSource:
     features: Callable[[Tensor], Tensor]
     logits: Callable[[Tensor], Tensor] | None = None
     classes: int = 0
+    half = False  # a distance of features to the third digit
 
 
 def load_features(file: str) -> FeatureSource:

@@ -51,7 +51,8 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
 def square_root(sigma: Tensor) -> Tensor:
     """The symmetric root of a symmetric matrix without negative eigenvalues (those that rounding made count as 0)."""
     values, vectors = torch.linalg.eigh(sigma)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return root
 
 
 def roots_of(matrix: Tensor) -> Tensor:

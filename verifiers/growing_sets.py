@@ -5,6 +5,7 @@ Only sums are kept, so that a set of any size costs the same memory. All numbers
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -119,9 +120,11 @@ class InceptionSet:
         p = rows.double().softmax(dim=1)
         certainty = torch.special.xlogy(p, p).sum(dim=1)
         if not self.count:
-            return (certainty + torch.tensor(float(p.shape[1])).double().log()).exp()
-        shares = (self._sum + p) / (self.count + 1)
-        return ((self._certainty + certainty) / (self.count + 1) - torch.special.xlogy(shares, shares).sum(dim=1)).exp()
+            kl: Tensor = certainty + math.log(p.shape[1])
+        else:
+            shares = (self._sum + p) / (self.count + 1)
+            kl = (self._certainty + certainty) / (self.count + 1) - torch.special.xlogy(shares, shares).sum(dim=1)
+        return torch.exp(kl)
 
     def add(self, rows: Tensor) -> None:
         """See GrowingSet; rows are logits."""
@@ -136,4 +139,4 @@ class InceptionSet:
             return float("nan")
         shares = self._sum / self.count
         kl = self._certainty / self.count - float(torch.special.xlogy(shares, shares).sum())
-        return float(torch.tensor(kl, dtype=torch.float64).exp())
+        return math.exp(kl)

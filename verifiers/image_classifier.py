@@ -150,13 +150,15 @@ def _classifier(path: Path, told: dict[str, Any]) -> tuple[Any, Any]:
     model_type = told.get("model_type")
     if not told:
         raise SearchError(f"file: {path.name} has no config.json beside it, which says what it is; {SOURCE}")
-    if model_type not in CONFIG_MAPPING:
-        raise SearchError(f"file: config.json beside {path.name} names a {model_type} model, which is unknown; {SOURCE}")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        raise SearchError(
+            f"file: config.json beside {path.name} names a {model_type} model, which is unknown; {SOURCE}"
+        )
     config = made_config(CONFIG_MAPPING[model_type], told, path)
     if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         raise SearchError(f"file: {path.name} is a {model_type} model, of which there is no image classifier; {SOURCE}")
     found = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(config)]
-    classes = found if isinstance(found, tuple) else (found,)
+    classes: tuple[Any, ...] = found if isinstance(found, tuple) else (found,)
     named = [kind for kind in classes if kind.__name__ in (told.get("architectures") or ())]
     return (named or classes)[0], config
 
@@ -185,7 +187,7 @@ KIND = VerifierKind(
         ),
         Setting(
             "measure", "choice", MEASURES[0],
-            "logit (as in the paper) asks for this class, log-softmax also for no other; probability is easiest to read.",
+            "logit (as in the paper) asks for this class, log-softmax also for no other; probability is for reading.",
             options=MEASURES,
         ),
     ),

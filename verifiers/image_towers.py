@@ -6,17 +6,18 @@ DINO (Oquab et al. 2023, arXiv 2304.07193; Simeoni et al. 2025, arXiv 2508.10104
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isqrt
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from ..search.errors import SearchError
 from .clip_file import read_clip
+from .clip_network import CLIPNetwork
 from .files import Download, Source, read_tensors, weights_at
 from .ports import ImageTower
 from .preprocessing import Preprocessing, read_preprocessing
@@ -54,30 +55,34 @@ _KNOWN = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass
 class LoadedTower:
     """An image tower with a network of its own, which a verifier hands to the memory manager as its `module`."""
 
     name: str
     family: str
-    module: nn.Module
+    module: CLIPNetwork | Held
     preprocessing: Preprocessing
     notes: tuple[str, ...] = ()
     differentiable: bool = True
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.size = self.preprocessing.size
 
     @property
-    def size(self) -> int:
-        """Height and width of what it takes."""
-        return self.preprocessing.size
+    def width(self) -> int:
+        """How many numbers an embedding has."""
+        if isinstance(self.module, CLIPNetwork):
+            return self.module.sizes.embedding
+        return int(self.module.model.config.hidden_size)
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Embeddings float32 [B, D], not normalised, of pixels [B, 3, size, size] in 0..1."""
         pixels = self.preprocessing.normalise(pixels)
-        if self.family == "clip":
-            out: Tensor = self.module.embed_images(pixels)  # type: ignore[operator]
-        else:
-            model: Any = self.module.model
-            out = model(pixel_values=self.module.here(pixels)).pooler_output  # type: ignore[operator]
+        if isinstance(self.module, CLIPNetwork):
+            return self.module.embed_images(pixels)
+        out: Tensor = self.module.model(pixel_values=self.module.here(pixels)).pooler_output
         return out.float()
 
 

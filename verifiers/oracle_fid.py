@@ -60,7 +60,7 @@ class OracleVerifier:
 
     def accept(self, images: Tensor) -> None:
         """Add images [B, H, W, 3] in 0..1 to the set; those whose features are not finite are left out."""
-        for chunk in images.movedim(-1, 1).float().split(CHUNK):
+        for chunk in torch.split(images.movedim(-1, 1).float(), CHUNK):
             rows = self._rows(chunk)
             self.set.add(rows[rows.isfinite().all(dim=1)])
 
@@ -100,7 +100,8 @@ def load_inception_score(features: str) -> OracleVerifier:
     return OracleVerifier("Inception Score", source, source.logits, lambda: InceptionSet(source.classes), 1.0)
 
 
-_FEATURES = Setting(
+#: The setting that says which network is counted with.
+FEATURES = Setting(
     "features", "file", "pt_inception-2015-12-05-6726825d.pth", "The network whose numbers are counted: FID's "
     "Inception, or another (CLIP, DINO, the demo classifier), which makes a distance of its own.",
     folders=("verifiers",),
@@ -111,7 +112,7 @@ FID = VerifierKind(
     description="What an image does to the FID of the winners so far, for Search Prompts. For experiments.",
     load=load_oracle_fid,
     settings=(
-        _FEATURES,
+        FEATURES,
         Setting(
             "statistics", "file", "fid_statistics.npz", "mu and sigma of the pictures to come close to, made with the "
             "same features: by Save FID Statistics or pytorch-fid.", folders=("verifiers",),
@@ -127,7 +128,7 @@ INCEPTION_SCORE = VerifierKind(
     name="Inception Score",
     description="What an image does to the Inception Score of the winners so far, for Search Prompts. For experiments.",
     load=load_inception_score,
-    settings=(_FEATURES,),
+    settings=(FEATURES,),
     use_for="The upper bound of what search can do for a published Inception Score, over hundreds of prompts.",
     fooled_by="Images that show one class as clearly as a sign, and a different class each: no prompt is looked at.",
     sources=(INCEPTION,),

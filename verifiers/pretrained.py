@@ -23,7 +23,7 @@ class Held(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.anchor = nn.Parameter(torch.zeros(()), requires_grad=False)
         self.eval()
 

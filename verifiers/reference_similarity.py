@@ -59,7 +59,7 @@ class ReferenceSimilarity:
             # Made outside inference mode, or they could not take part in a gradient later.
             with torch.inference_mode(False), torch.no_grad():
                 pixels = self._references[..., :3].movedim(-1, 1).to("cpu", torch.float32, copy=True)
-                self._wanted = torch.cat([features(self.tower, one).cpu() for one in pixels.split(1)])
+                self._wanted = torch.cat([features(self.tower, one).cpu() for one in torch.split(pixels, 1)])
         return self._wanted
 
 
@@ -77,10 +77,10 @@ KIND = VerifierKind(
     key="reference_similarity",
     name="Reference Similarity",
     description="How like one or several reference images a candidate is, in DINO's, SigLIP's or CLIP's features.",
-    use_for="Keep what a picture shows. DINO: the same product, building, creature or layout, down to its parts. CLIP: the "
-    "same style, mood and kind of subject. SigLIP: the same subject in other words, whole picture. Faces: DINOv3 or "
-    "SigLIP at 384 pixels and more; none of them is a face recogniser.",
-    fooled_by="A copy of the reference, its background and its crop: look at several references on different backgrounds.",
+    use_for="Keep what a picture shows. DINO: the same product, building or creature down to its parts, and the "
+    "layout. CLIP: the same style, mood and kind of subject. SigLIP: the same, of the whole picture instead of its "
+    "middle. Faces: DINO or SigLIP on close crops; none of them is a face recogniser.",
+    fooled_by="A copy of the reference, with its background and crop: give several, on different backgrounds.",
     load=load_reference_similarity,
     settings=(
         Setting(

@@ -72,7 +72,7 @@ class ReferenceVerifier:
     def _of(self, pixels: Tensor) -> Tensor:
         seen = self.module.look(squashed(pixels, self.references.shape[-1], "bilinear"))
         distances = []
-        for reference in self.references.split(1):  # one at a time: their features are large
+        for reference in torch.split(self.references, 1):  # one at a time: their features are large
             with torch.no_grad():
                 wanted = self.module.look(reference)
             distances.append(self.module.distance(seen, wanted))

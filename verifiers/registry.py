@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import (
     aesthetic,
+    aesthetic_v25,
     clip_class,
     clip_iqa,
     clip_score,
@@ -33,6 +34,7 @@ _KINDS = (
     pick_score.KIND,
     hps.KIND,
     aesthetic.KIND,
+    aesthetic_v25.KIND,
     clip_class.KIND,
     clip_iqa.KIND,
     open_clip_model.KIND,

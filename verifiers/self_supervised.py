@@ -19,8 +19,8 @@ from .images import CHUNK, scored
 from .kinds import Setting, VerifierKind
 
 ONLY_FINISHED = (
-    "Self-Supervised compares a finished image with its x0 prediction midway, and got none: it judges only the finished "
-    "candidates of a search sampler"
+    "Self-Supervised compares a finished image with its x0 prediction midway, and got none: it judges only the "
+    "finished candidates of a search sampler"
 )
 
 logger = logging.getLogger(__name__)
@@ -56,13 +56,15 @@ class SelfSupervised:
             return scored(images, lambda pixels: pixels.new_full((len(pixels),), float("nan")))
         if len(early) != 1 or early[0].ndim != 4 or len(early[0]) != len(images):
             raise SearchError(
-                f"early: got {[tuple(batch.shape) for batch in early]}; expected one batch [{len(images)}, H, W, 3] of x0 "
-                "predictions"
+                f"early: got {[tuple(batch.shape) for batch in early]}; expected one batch [{len(images)}, H, W, 3] of "
+                "x0 predictions"
             )
         before = iter(torch.split(early[0].detach().movedim(-1, 1).float(), CHUNK))
 
         def of(pixels: Tensor) -> Tensor:
-            return (features(self._tower, pixels) * features(self._tower, next(before))).sum(dim=1)
+            predicted = next(before)
+            cosines = (features(self._tower, pixels) * features(self._tower, predicted)).sum(dim=1)
+            return cosines.masked_fill(~predicted.isfinite().flatten(1).all(dim=1).to(cosines.device), float("nan"))
 
         with torch.no_grad():
             return scored(images.detach(), of)
@@ -84,8 +86,8 @@ def load_self_supervised(file: str, noise_share: float = 0.4) -> SelfSupervised:
 KIND = VerifierKind(
     key="self_supervised",
     name="Self-Supervised",
-    description="How like the finished image its own x0 prediction midway is, in DINO's, SigLIP's or CLIP's features. It "
-    "judges only the finished candidates of a search sampler.",
+    description="How like the finished image its own x0 prediction midway is, in DINO's, SigLIP's or CLIP's features. "
+    "It judges only the finished candidates of a search sampler.",
     use_for="Class-conditional models without a classifier, and experiments. Nearly useless for text to image.",
     fooled_by="Plain pictures that are settled early; it looks at neither prompt nor quality.",
     load=load_self_supervised,

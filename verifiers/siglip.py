@@ -1,4 +1,4 @@
-"""SigLIP (Zhai et al. 2023, arXiv 2303.15343) and SigLIP 2 (arXiv 2502.14786): does the prompt fit the image, yes or no.
+"""SigLIP (Zhai et al. 2023, arXiv 2303.15343) and SigLIP 2 (arXiv 2502.14786): does the prompt fit the image, or not.
 
 Trained to decide for every pair by itself, so its logit has a meaning: 0 is as likely as not.
 """
@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from ..search.errors import SearchError
 from .files import Download, read_tensors, weights_at
-from .image_towers import HUB, usual
 from .image_towers import SIGLIP as IMAGE_TOWER
+from .image_towers import usual
 from .images import scored
 from .kinds import Setting, VerifierKind
 from .preprocessing import Preprocessing, read_preprocessing
@@ -28,7 +28,7 @@ SOURCE = replace(
     file="model.safetensors with config.json, preprocessor_config.json and spiece.model",
     downloads=(
         *IMAGE_TOWER.downloads,
-        Download(f"{HUB}/google/siglip-base-patch16-224/resolve/main/spiece.model", "siglip-base-patch16-224/spiece.model"),
+        Download(f"{IMAGE_TOWER.address}/resolve/main/spiece.model", "siglip-base-patch16-224/spiece.model"),
     ),
 )
 _PROMPTS_KEPT = 64
@@ -57,7 +57,7 @@ class SigLIP:
         self.measure = measure
         self.notes: list[str] = []
         # Read once in float32: half precision would move logits by a tenth.
-        self._times, self._bias = float(network.model.logit_scale.exp()), float(network.model.logit_bias)  # type: ignore[operator, arg-type]
+        self._times, self._bias = float(network.model.logit_scale.exp()), float(network.model.logit_bias)
         self._prepared, self._text, self._length = prepared, text, length
         self._prompts: dict[str, Tensor] = {}
 
@@ -67,7 +67,8 @@ class SigLIP:
 
         def of(pixels: Tensor) -> Tensor:
             pixels = self.module.here(self._prepared.normalise(self._prepared.fit(pixels)))
-            seen = functional.normalize(self.module.model.vision_model(pixel_values=pixels).pooler_output.float(), dim=-1)
+            seen = self.module.model.vision_model(pixel_values=pixels).pooler_output
+            seen = functional.normalize(seen.float(), dim=-1)
             logits: Tensor = seen @ text.to(seen.device) * self._times + self._bias
             return logits if self.measure == "logit" else logits.sigmoid()
 
@@ -124,7 +125,7 @@ def load_siglip(file: str, measure: str = "logit") -> SigLIP:
 KIND = VerifierKind(
     key="siglip",
     name="SigLIP",
-    description="How sure SigLIP is that the prompt describes the image. It sees the whole picture, squashed to a square.",
+    description="How sure SigLIP is that the prompt describes the image. It sees the whole picture, squashed.",
     use_for="Prompt fidelity, sharper than CLIPScore and with a meaning at 0; wide and tall pictures.",
     fooled_by="Words drawn into the picture; order, counts and places in a prompt; anything past 64 tokens.",
     load=load_siglip,

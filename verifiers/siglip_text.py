@@ -1,4 +1,4 @@
-"""SigLIP's and SigLIP 2's tokenizers from the user's folder, padded to the length that the text tower was trained on."""
+"""SigLIP's and SigLIP 2's tokenizers from the user's folder, padded to the length that the text tower reads."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _sentence_pieces(path: Path, source: Source) -> tuple[SigLIPText, int]:
     try:
         import sentencepiece
     except ImportError as error:
-        raise SearchError("file: SigLIP's spiece.model is read by sentencepiece; run pip install sentencepiece") from error
+        raise SearchError("file: spiece.model is read by sentencepiece; run pip install sentencepiece") from error
     try:
         processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (RuntimeError, OSError) as error:

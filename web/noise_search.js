@@ -1,5 +1,5 @@
-// The browser side of Search Sampler, its Advanced form and Search Prompts: a Finish now button, and a few lines on how the
-// search went. They lie in one DOM widget at the end of the node that is saved nowhere and sent nowhere.
+// The browser side of Search Sampler, its Advanced form and Search Prompts: a Finish now button, and a few lines on how
+// the search went. They lie in one DOM widget at the end of the node that is saved nowhere and sent nowhere.
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";

@@ -125,9 +125,9 @@ def test_members_of_an_ensemble_and_the_held_out_verifier_grow_too(oracle: Any) 
     ensemble = tiny.execute(VerifierEnsembleNode, method="rank_mean", verifiers=wired).args[0]
     reports = series(ensemble, held_out=held).args[4]
     parts = [(r.best.evaluation.parts["Oracle FID"], r.best.evaluation.held_out["Inception Score"]) for r in reports]
-    lone = [oracle.score(r.best.images, "") for r in reports]
-    assert parts[0][0] == pytest.approx(float(lone[0]), rel=1e-4)
-    assert all(part[0] != pytest.approx(float(alone), rel=1e-3) for part, alone in zip(parts[1:], lone[1:], strict=True))
+    alone = [float(oracle.score(r.best.images, "")) for r in reports]  # against the empty set
+    assert parts[0][0] == pytest.approx(alone[0], rel=1e-4)
+    assert all(part[0] != pytest.approx(one, rel=1e-3) for part, one in zip(parts[1:], alone[1:], strict=True))
     assert oracle.set.count == held.set.count == 0
 
 
@@ -175,7 +175,7 @@ def test_finish_now_ends_one_prompt_and_the_next_begins() -> None:
 
     counted.before = ask
     reports = series(model=counted.model, max_candidates=8, batch_size=1).args[4]
-    assert [len(r.finished) for r in reports] == [2, 8, 8] and reports[0].stopped == {"finish now": 1}
+    assert [len(r.finished) for r in reports] == [1, 8, 8] and reports[0].stopped == {"finish now": 1}
 
 
 def test_what_the_node_shows_is_the_sum_of_its_searches() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from pack.tests.host_server import HostServer
 from pack.tests.workflows.graphs import (
-    NAMES,
+    DEMO,
     add,
     folder_of,
     id_of,
@@ -24,7 +24,7 @@ from pack.tests.workflows.graphs import (
 )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DEMO)
 def test_a_shipped_workflow_runs_in_less_than_a_minute(server: HostServer, name: str) -> None:
     prompt = shipped(name)
     entry = server.run(prompt, timeout=60)

@@ -87,6 +87,24 @@ def test_weights_loaded_in_inference_mode_still_pass_a_gradient(
     check_verifier(verifier, drawn, PROMPT)
 
 
+def test_a_gradient_is_the_slope_of_the_score(verifier: LoadedVerifier, drawn: Tensor) -> None:
+    """Central differences along the gradient, to 1 % at the best of six step sizes: scores are float32."""
+    if not verifier.differentiable:
+        return
+    # Away from 0 and 1, where resizing cuts off, and without flat areas, where the largest of equals has no slope.
+    images = 0.3 + 0.3 * drawn + 0.1 * torch.rand(drawn.shape, generator=torch.Generator().manual_seed(0))
+    pixels = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(verifier.score(pixels, PROMPT).sum(), pixels)
+    slope = gradient.flatten(1).norm(dim=1)
+    assert slope.max() > 0
+    direction = gradient / slope.clamp(min=1e-30)[:, None, None, None]
+    errors = []
+    for step in (0.003, 0.01, 0.03, 0.1, 0.3, 1.0):
+        ahead, behind = (verifier.score(images + sign * step * direction, PROMPT) for sign in (1, -1))
+        errors.append(((ahead - behind) / (2 * step) - slope).abs() / slope.clamp(min=1e-30))
+    assert torch.stack(errors).min(dim=0).values.max() < 0.01
+
+
 @KINDS
 def test_every_setting_is_an_argument_of_load_and_its_default_is_allowed(kind: VerifierKind) -> None:
     assert VERIFIERS[kind.key] is kind

@@ -71,7 +71,8 @@ def test_the_distance_does_not_jump_where_inner_products_give_way_to_outer_ones(
         grown.add(row[None])
         assert grown.count == count + 1 and grown.value() == pytest.approx(predicted, rel=1e-6)
         if count:
-            assert grown.value() == pytest.approx(frechet_distance(statistics_of(rows[: count + 1]), reference), rel=1e-6)
+            whole = statistics_of(rows[: count + 1])
+            assert grown.value() == pytest.approx(frechet_distance(whole, reference), rel=1e-6)
 
 
 def test_a_set_of_one_image_has_no_covariance_of_its_own() -> None:

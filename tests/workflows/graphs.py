@@ -14,6 +14,9 @@ from pack.tests.host_server import PACK, HostServer
 
 WORKFLOWS = PACK / "workflows"
 NAMES = sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json"))
+#: Those whose models the user fetches; the others run with what comes with the pack.
+REAL = ["flux_dev_30_seconds", "sdxl_30_seconds"]
+DEMO = [name for name in NAMES if name not in REAL]
 CLOCK = {"seconds"}
 
 Prompt = dict[str, Any]

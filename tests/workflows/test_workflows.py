@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from pack.demo.scenes import parse
-from pack.tests.workflows.graphs import NAMES, WORKFLOWS, shipped
+from pack.tests.workflows.graphs import DEMO, NAMES, REAL, WORKFLOWS, shipped
+from pack.verifiers import VERIFIERS
 
 TITLE = 30  # a node's title bar lies above its position
 
@@ -19,7 +20,7 @@ def graph(name: str) -> dict[str, Any]:
 
 def test_every_workflow_is_there_for_the_page_and_for_the_api() -> None:
     assert NAMES == sorted(path.stem for path in WORKFLOWS.glob("*.json"))
-    assert "first_search" in NAMES
+    assert "first_search" in NAMES and set(REAL) <= set(NAMES)
     assert all((WORKFLOWS / f"{name}.jpg").stat().st_size < 100_000 for name in NAMES)
 
 
@@ -54,17 +55,74 @@ def test_seeds_stay_as_they_are_so_that_everyone_sees_the_same_result(name: str)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_api_form_has_titles_and_prompts_that_the_demo_world_knows(name: str) -> None:
+def test_the_api_form_has_titles_and_whole_links(name: str) -> None:
     prompt = shipped(name)
-    texts = []
     for node in prompt.values():
         assert node["_meta"]["title"]
         for value in node["inputs"].values():
             assert not isinstance(value, list) or str(value[0]) in prompt
-        if node["class_type"] == "CLIPTextEncode":
-            texts.append(node["inputs"]["text"])
-    scenes = [parse(text) for text in texts if text]
-    assert scenes
+
+
+@pytest.mark.parametrize("name", DEMO)
+def test_the_demo_world_knows_the_prompts_of_its_templates(name: str) -> None:
+    nodes = shipped(name).values()
+    texts = [node["inputs"]["text"] for node in nodes if node["class_type"] == "CLIPTextEncode"]
+    assert [parse(text) for text in texts if text]
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_template_with_real_models_has_30_seconds_an_ensemble_and_a_held_out_verifier(name: str) -> None:
+    prompt = shipped(name)
+    [search] = [node["inputs"] for node in prompt.values() if node["class_type"] == "NoiseSearchSampler"]
+    limits = ("max_candidates", "max_nfe", "max_seconds", "target_score", "patience")
+    assert [search[limit] for limit in limits] == [0, 0, 30, 0, 0]
+    ensemble = prompt[search["verifier"][0]]["inputs"]
+    members = [prompt[v[0]]["inputs"]["verifier"] for key, v in ensemble.items() if key.startswith("verifiers.")]
+    assert members == ["ImageReward", "PickScore", "CLIPScore"] and ensemble["method"] == "z_score"
+    held_out = prompt[search["held_out"][0]]["inputs"]
+    assert held_out["verifier"] == "HPSv2" and "v2.1" in held_out["verifier.file"]
+    assert prompt[search["candidates"][0]]["class_type"] == "NoiseSearchNoiseCandidate"
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_note_says_of_every_file_where_it_is_and_where_it_goes(name: str) -> None:
+    saved = graph(name)
+    [note] = [node["widgets_values"][0] for node in saved["nodes"] if node["type"] == "MarkdownNote"]
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in note.splitlines() if "](" in line]
+    table = {(link, place.strip("`")): (size, licence) for links, place, size, licence in rows
+             for link in re.findall(r"\[[^]]+\]\([^)]+\)", links)}  # fmt: skip
+    assert all(re.fullmatch(r"[\d.]+ [kMG]B", size) and licence for size, licence in table.values())
+    kinds = {kind.name: kind for kind in VERIFIERS.values()}
+    wanted = {}
+    for node in saved["nodes"]:
+        # What the page offers to download, when the loader's list lacks the file.
+        for model in node["properties"].get("models", []):
+            place, _, file = f"models/{model['directory']}/{model['name']}".rpartition("/")
+            wanted[f"[{file}]({model['url']})", place] = None
+            assert model["name"] in node["widgets_values"]
+        if node["type"] == "NoiseSearchVerifier":
+            used = node["widgets_values"][1].split("/")[0]
+            for source in kinds[node["widgets_values"][0]].sources:
+                for file in (d for d in source.downloads if d.path.startswith(f"{used}/") and named(d.path, node)):
+                    place, _, last = f"models/verifiers/{file.path}".rpartition("/")
+                    wanted[f"[{last}]({file.address})", place] = source
+    assert table.keys() == wanted.keys()
+    for key, source in wanted.items():
+        assert source is None or (table[key][0] == source.size and source.licence in table[key][1])
+    listed = {file for node in saved["nodes"] for file in loaded_files(node)}
+    assert listed <= {link[1 : link.index("]")] for link, _ in table}
+
+
+def named(path: str, node: dict[str, Any]) -> bool:
+    """Whether a verifier's node asks for a downloaded file, or for one that lies beside it."""
+    weights = path.endswith((".safetensors", ".pt", ".pth", ".bin"))
+    return not weights or path == node["widgets_values"][1]
+
+
+def loaded_files(node: dict[str, Any]) -> list[str]:
+    """The names, without folders, of the weight files that a node's widgets choose."""
+    values = node.get("widgets_values") or []
+    return [v.rpartition("/")[2] for v in values if isinstance(v, str) and v.endswith((".safetensors", ".pt"))]
 
 
 @pytest.mark.parametrize("name", NAMES)
