@@ -1,6 +1,6 @@
 """How fast CLIPScore judges a batch, against the transformers library on the same weights, in one run.
 
-    python run.py bench verifier_speed [--model demo|large|both] [--images 32] [--size 512] [--rounds 5]
+    python run.py bench verifier_speed [--model demo|large|both] [--images 32] [--size PIXELS] [--rounds 5]
 
 Three ways to score the same images [B, H, W, 3] for the same prompt, in float32 on a CPU, in turns:
 this pack's verifier; transformers in batches as large as the verifier's, on tensors, with the prompt read once; and
@@ -24,7 +24,8 @@ from ..load_pack import ROOT
 from ..verifiers.images import CHUNK
 
 RESULTS = ROOT / "benchmarks" / "results"
-MODELS = {"demo": "the demo's CLIP", "large": "CLIP ViT-L/14"}
+#: What each model is called, and how large the images are that it is measured on.
+MODELS = {"demo": ("The demo's CLIP", (512, 1024)), "large": ("CLIP ViT-L/14", (1024,))}
 WAYS = ("this pack", "transformers, batched", "one image at a time through PIL")
 PROMPT = "a watercolour of two red foxes asleep under a blue umbrella, soft morning light, highly detailed"
 
@@ -95,13 +96,14 @@ def measured(folder: Path, number: int, size: int, rounds: int) -> tuple[dict[st
     times: dict[str, list[float]] = {name: [] for name in made}
     scores = {}
     with torch.inference_mode():
-        for call in range(rounds + 1):
+        for score in made.values():
+            score(images[:2], "warm up")
+        for call in range(rounds):
             for name, score in made.items():
                 start = time.perf_counter()
                 # a prompt of its own for every round, or this pack would not read it again
-                scores[name] = score(images, f"{PROMPT}, number {call}")
-                if call:  # the first warms up
-                    times[name].append(time.perf_counter() - start)
+                scores[name] = score(images, f"{call} {PROMPT}")
+                times[name].append(time.perf_counter() - start)
     difference = {name: float((found - scores[WAYS[0]]).abs().max()) for name, found in scores.items()}
     return {name: statistics.median(seconds) for name, seconds in times.items()}, difference
 
@@ -120,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="run.py bench verifier_speed", description=__doc__)
     parser.add_argument("--model", choices=(*MODELS, "both"), default="both")
     parser.add_argument("--images", type=int, default=32)
-    parser.add_argument("--size", type=int, default=512, help="height and width of the images")
+    parser.add_argument("--size", type=int, help="height and width of the images")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
 
@@ -130,8 +132,8 @@ def main() -> None:
 
     words = Path(os.environ["COMFYUI_PATH"]) / "comfy" / "sd1_tokenizer"
     text = [
-        f"CLIPScore of {arguments.images} images of {arguments.size} x {arguments.size} for one prompt, float32 on a "
-        f"CPU, {torch.get_num_threads()} thread(s), median of {arguments.rounds} rounds, torch {torch.__version__}."
+        f"CLIPScore of {arguments.images} images for one prompt, float32 on a CPU with {torch.get_num_threads()} "
+        f"thread(s), median of {arguments.rounds} rounds, torch {torch.__version__}."
     ]
     print(text[0], flush=True)
     for name in MODELS if arguments.model == "both" else (arguments.model,):
@@ -140,9 +142,11 @@ def main() -> None:
             if name == "large":
                 folder = Path(made)
                 write_large(folder, words)
-            rows = list(table(*measured(folder, arguments.images, arguments.size, arguments.rounds), arguments.images))
-        text += ["", f"{MODELS[name]}:", "", *rows]
-        print("\n".join(text[-len(rows) - 3 :]), flush=True)
+            for size in (arguments.size,) if arguments.size else MODELS[name][1]:
+                rows = table(*measured(folder, arguments.images, size, arguments.rounds), arguments.images)
+                part = ["", f"{MODELS[name][0]}, images of {size} x {size}:", "", *rows]
+                print("\n".join(part), flush=True)
+                text += part
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "verifier_speed.md").write_text("\n".join(text) + "\n", encoding="utf-8")
 

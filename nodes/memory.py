@@ -108,9 +108,10 @@ def halve(module: torch.nn.Module, heads: tuple[str, ...]) -> None:
 
 
 def use_casting_layers(module: torch.nn.Module) -> bool:
-    """Make every plain layer one that the host can page; whether all that have weights are such layers then.
+    """Make every plain layer one that the host can page; whether most weights lie in such layers then.
 
-    The host knows layers by their names, so a network that is one layer cannot be paged.
+    The others are loaded whole in any case (see `beside_layers`): where they are most, paging would save little. The
+    host knows layers by their names, so a network that is one layer cannot be paged.
     """
     for layer in module.modules():
         casting = CASTING.get(type(layer))
@@ -118,8 +119,10 @@ def use_casting_layers(module: torch.nn.Module) -> bool:
             if not hasattr(layer, "bias"):
                 layer.bias = None  # the host asks embeddings for one too
             layer.__class__ = casting
-    leaves = (m for m in module.modules() if any(True for _ in m.parameters(recurse=False)) and not any(m.children()))
-    return all(hasattr(leaf, "comfy_cast_weights") for leaf in leaves)
+    sizes = {True: 0, False: 0}
+    for part in module.modules():
+        sizes[hasattr(part, "comfy_cast_weights")] += sum(p.numel() for p in part.parameters(recurse=False))
+    return sizes[True] > sizes[False]
 
 
 def beside_layers(module: torch.nn.Module) -> list[tuple[torch.nn.Module, str]]:

@@ -42,8 +42,9 @@ def widget(setting: Any) -> io.Input:
     if setting.kind == "file":
         options = choices(setting.folders, setting.default, setting.optional)
         return io.Combo.Input(
-            setting.name, options=options, default=setting.default or options[0], tooltip=setting.tooltip
-        )
+            setting.name, options=options, default=setting.default or options[0], tooltip=setting.tooltip,
+            optional=setting.optional,
+        )  # fmt: skip
     return io.Combo.Input(setting.name, options=list(setting.options), **shared)
 
 

@@ -6,12 +6,17 @@ from collections.abc import Callable
 
 from .budget import Budget
 from .errors import SearchError
+from .evolution import evolution
 from .paths import search_over_paths
+from .pcn import pcn
 from .random_search import random_search
 from .recipe import Recipe
 from .report import Evaluation, Kept, SearchReport
 from .run import Watcher, run
+from .smc import smc
 from .space import Candidates, Space
+from .spectral import spectral
+from .trust_region import trust_region
 from .types import Algorithm, Row, Sampler, Search, Verifier
 from .zero_order import zero_order
 
@@ -20,9 +25,14 @@ ALGORITHMS: dict[str, Callable[..., Search]] = {
     "random": random_search,
     "zero_order": zero_order,
     "paths": search_over_paths,
+    "trust_region": trust_region,
+    "pcn": pcn,
+    "spectral": spectral,
+    "evolution": evolution,
+    "smc": smc,
 }
 #: The algorithms that pause rows between the first and the last sigma.
-MIDWAY = frozenset({"paths"})
+MIDWAY = frozenset({"paths", "evolution", "smc"})
 
 
 def algorithm(name: str, **settings: object) -> Algorithm:

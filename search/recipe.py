@@ -6,7 +6,11 @@ A recipe is a list of operations, applied from left to right:
     {"op": "given", "seed": 7}                           the noise of a NOISE object that only its owner can make again
     {"op": "near", "seed": 11, "cosine": 0.95}           a neighbour on the sphere, at that cosine
     {"op": "slerp", "with": [...], "fraction": 0.5}      spherical interpolation towards another recipe's noise
+    {"op": "mix", "seed": 11, "cosine": 0.9}             cosine * noise + sqrt(1 - cosine^2) * unit Gaussian of the seed
+    {"op": "band", "fraction": 0.25, "keep": 0.5, "seeds": [3, 5], "weights": [0.7, 0.5]}
+                                                         low-frequency band: its own times keep, and those of the seeds
     {"op": "renoise", "seed": 13, "from": 0.1, "to": 0.9}  the path left its start noise here (sigmas)
+    {"op": "step", "seed": 17, "from": 0.9}              from this sigma on, random steps of the search's own
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .bands import low_band, with_low_band
 from .errors import SearchError
 
 Operation = dict[str, Any]
@@ -28,8 +33,13 @@ FIELDS: dict[str, dict[str, type]] = {
     "given": {"seed": int},
     "near": {"seed": int, "cosine": float},
     "slerp": {"with": list, "fraction": float},
+    "mix": {"seed": int, "cosine": float},
+    "band": {"fraction": float, "keep": float, "seeds": list, "weights": list},
     "renoise": {"seed": int, "from": float, "to": float},
+    "step": {"seed": int, "from": float},
 }
+#: Operations on the way: from there on the start noise alone does not decide the image.
+MIDWAY = frozenset({"renoise", "step"})
 
 
 def gaussian(like: Tensor, seed: int) -> Tensor:
@@ -65,6 +75,34 @@ def slerp(a: Tensor, b: Tensor, fraction: float) -> Tensor:
     return mixed.reshape(a.shape).to(a.dtype)
 
 
+def mixed(noise: Tensor, seed: int, cosine: float) -> Tensor:
+    """`cosine` (-1..1) times `noise` plus sqrt(1 - cosine^2) times a unit Gaussian: unit Gaussian again, if `noise` is.
+
+    Unlike a neighbour the norm may move, as it does from one Gaussian noise to the next: the proposal of
+    preconditioned Crank-Nicolson (Cotter et al. 2013, arXiv 1202.0709), which leaves N(0, I) as it is.
+    """
+    fresh = gaussian(noise, seed).double()
+    moved: Tensor = cosine * noise.double() + math.sqrt(1 - cosine**2) * fresh
+    return moved.to(noise.dtype)
+
+
+def band_mixed(noise: Tensor, fraction: float, keep: float, seeds: Sequence[int], weights: Sequence[float]) -> Tensor:
+    """`noise` with a new low-frequency band: `keep` times its own, and unit Gaussian coefficients of `seeds` by `weights`.
+
+    The new band is scaled to the norm of the old one, so the norm of the whole noise is kept exactly, and whatever
+    lies above the band (`fraction` of the frequencies along each axis) is untouched.
+    """
+    own = low_band(noise, fraction)
+    band = keep * own
+    for seed, weight in zip(seeds, weights, strict=True):
+        band = band + weight * gaussian(own, seed)
+    if not float(band.norm()) > 0:
+        raise SearchError(
+            f"recipe: got keep={keep}, weights={list(weights)}, which leave nothing of the band; expected a share above 0"
+        )
+    return with_low_band(noise, fraction, band * (own.norm() / band.norm()))
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What regenerates one candidate's noise (see the module's text for the operations)."""
@@ -92,14 +130,14 @@ class Recipe:
 
     @property
     def step_seed(self) -> int:
-        """The seed of the step noise: a neighbour keeps its pivot's, a re-noised path has its own."""
-        renoised = [int(o["seed"]) for o in self.operations if o["op"] == "renoise"]
-        return renoised[-1] if renoised else int(self.operations[0]["seed"])
+        """The seed of the step noise: a neighbour keeps its pivot's; what was changed on the way has its own."""
+        changed = [int(o["seed"]) for o in self.operations if o["op"] in MIDWAY]
+        return changed[-1] if changed else int(self.operations[0]["seed"])
 
     @property
     def replayable(self) -> bool:
-        """True while the start noise alone decides the image (no re-noising on the way)."""
-        return all(o["op"] != "renoise" for o in self.operations)
+        """True while the start noise alone decides the image (no noise of the search's own on the way)."""
+        return all(o["op"] not in MIDWAY for o in self.operations)
 
     def noise(self, draw: Callable[[int], Tensor], given: Tensor | None = None) -> Tensor:
         """The unit start noise. `draw` makes the stock noise of a seed; `given` stands for the "given" operation."""
@@ -120,7 +158,12 @@ class Recipe:
             elif kind == "slerp":
                 other = Recipe(tuple(operation["with"])).noise(draw, given)
                 noise = slerp(noise, other, float(operation["fraction"]))
-            elif kind == "renoise":
+            elif kind == "mix":
+                noise = mixed(noise, int(operation["seed"]), float(operation["cosine"]))
+            elif kind == "band":
+                shares = {name: operation[name] for name in FIELDS["band"]}
+                noise = band_mixed(noise, **shares)
+            elif kind in MIDWAY:
                 break  # from here on the path is no longer decided by its start noise
         return noise
 
@@ -156,19 +199,41 @@ def _checked(operations: Any, where: str) -> tuple[Operation, ...]:
                 raise SearchError(
                     f"{where}, operation {index} ({kind}): got {name}={value!r}; expected {expected.__name__}"
                 )
-        if kind == "near" and not -1 <= operation["cosine"] <= 1:
+        if kind in ("near", "mix") and not -1 <= operation["cosine"] <= 1:
             raise SearchError(f"{where}, operation {index}: got cosine={operation['cosine']}; expected -1 to 1")
-        if "seed" in operation and not 0 <= operation["seed"] < 1 << 64:
+        if "seed" in operation and not _is_seed(operation["seed"]):
             raise SearchError(f"{where}, operation {index}: got seed={operation['seed']}; expected 0 to 2**64 - 1")
+        if kind == "band":
+            _check_band(operation, f"{where}, operation {index} (band)")
         if kind == "slerp":
             _checked(operation["with"], f"{where}, operation {index} (slerp, with)")
     return tuple(operations)
 
 
+def _is_seed(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 64
+
+
+def _check_band(operation: Operation, where: str) -> None:
+    seeds, weights, keep, fraction = (operation[name] for name in ("seeds", "weights", "keep", "fraction"))
+    if not 0 < fraction <= 1:
+        raise SearchError(f"{where}: got fraction={fraction}; expected more than 0 and at most 1")
+    if not all(map(_is_seed, seeds)):
+        raise SearchError(f"{where}: got seeds={seeds!r}; expected whole numbers from 0 to 2**64 - 1")
+    shares = [keep, *weights]
+    if len(weights) != len(seeds) or not all(type(s) in (int, float) and -1 <= s <= 1 for s in shares):
+        raise SearchError(
+            f"{where}: got keep={keep}, weights={weights!r}; expected -1 to 1, and one weight for each of {len(seeds)} seeds"
+        )
+
+
 def describe(operations: Sequence[Operation]) -> str:
-    """A short human name of a recipe: 'seed 7', 'seed 7, 3 moves', 'seed 7, re-noised'."""
+    """A short human name of a recipe: 'seed 7', 'seed 7, 3 moves', 'seed 7, re-noised 2 times', 'seed 7, 4 branches'."""
     first = operations[0]
     text = f"{'seed' if first['op'] == 'seed' else 'given noise'} {first['seed']}"
-    moves = sum(o["op"] in ("near", "slerp") for o in operations)
+    moves = sum(o["op"] in ("near", "slerp", "mix", "band") for o in operations)
     renoised = sum(o["op"] == "renoise" for o in operations)
-    return text + (f", {moves} moves" if moves else "") + (f", re-noised {renoised} times" if renoised else "")
+    branches = sum(o["op"] == "step" for o in operations)
+    text += f", {moves} moves" if moves else ""
+    text += f", re-noised {renoised} times" if renoised else ""
+    return text + (f", {branches} branches" if branches else "")

@@ -65,3 +65,14 @@ class Space:
         """A noise on the great circle from `a` (fraction 0) to `b` (1), with the step noise of `a`."""
         recipe = a.recipe.then(op="slerp", fraction=fraction, **{"with": list(b.recipe.operations)})
         return Row(recipe, self.first_sigma, parent=a.id)
+
+    def mix(self, pivot: Row, cosine: float) -> Row:
+        """`cosine` times a row's start noise and a Gaussian share for the rest, with the pivot's step noise."""
+        recipe = pivot.recipe.then(op="mix", seed=self.draw(), cosine=cosine)
+        return Row(recipe, self.first_sigma, parent=pivot.id)
+
+    def band(self, base: Row, fraction: float, keep: float, weights: dict[int, float]) -> Row:
+        """`base` with another low-frequency band: its own times `keep`, and those of seeds by their `weights`."""
+        shares = {"seeds": list(weights), "weights": list(weights.values())}
+        recipe = base.recipe.then(op="band", fraction=fraction, keep=keep, **shares)
+        return Row(recipe, self.first_sigma, parent=base.id)

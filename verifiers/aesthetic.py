@@ -21,9 +21,14 @@ HEAD = Source(
     file=_NAME,
     address=_AT,
     size="3.7 MB",
-    licence="Apache-2.0",
+    licence="see the repository",
     put="ComfyUI's models/verifiers",
-    downloads=(Download(f"{_AT}/raw/main/{_NAME.replace('+', '%2B')}", _NAME),),
+    downloads=(
+        Download(
+            f"{_AT}/raw/main/{_NAME.replace('+', '%2B')}", _NAME,
+            "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
+        ),
+    ),
 )
 #: FLUX.1-dev has a mean of 5.8, and the best of 96 candidates, some 2.5 standard deviations above it if they are
 #: normal, has 6.4 (arXiv 2501.09732).

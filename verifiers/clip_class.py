@@ -131,7 +131,7 @@ def load_clip_class(
     `tokenizer` is a directory with CLIP's vocab.json and merges.txt, for a file that has none beside it. Raises
     SearchError when the file or the tokenizer is missing or of the wrong kind, or a setting makes no sense.
     """
-    clip = read_clip(file, activation, text_file=text_file)
+    clip = read_clip(file, activation, text_file=text_file, source=LARGE)
     names = list(dict.fromkeys(" ".join(line.split()) for line in classes.splitlines() if line.strip()))
     if len(names) == 1 and measure == "probability":
         raise SearchError(f"classes: got {names[0]!r} alone, whose probability is always 1; write more, or take logit")

@@ -23,11 +23,11 @@ OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def _openai(name: str, size: str) -> Source:
-    files = ("model.safetensors", "config.json", "preprocessor_config.json", "vocab.json", "merges.txt")
+def _openai(name: str, weights: str, size: str) -> Source:
+    files = (weights, "config.json", "preprocessor_config.json", "vocab.json", "merges.txt")
     at = f"https://huggingface.co/openai/{name}"
     return Source(
-        file="model.safetensors with config.json, preprocessor_config.json, vocab.json and merges.txt",
+        file=f"{weights} with config.json, preprocessor_config.json, vocab.json and merges.txt",
         address=at,
         size=size,
         licence="MIT",
@@ -36,8 +36,9 @@ def _openai(name: str, size: str) -> Source:
     )
 
 
-SOURCE = _openai("clip-vit-base-patch32", "605 MB")
-LARGE = _openai("clip-vit-large-patch14", "1.71 GB")
+# The official repository of the small one has no safetensors.
+SOURCE = _openai("clip-vit-base-patch32", "pytorch_model.bin", "605 MB")
+LARGE = _openai("clip-vit-large-patch14", "model.safetensors", "1.71 GB")
 _NEEDS = (
     "a CLIP needs an image tower, a text tower and both their projections, under the names of Hugging Face's "
     "CLIPModel or of OpenCLIP"
@@ -49,14 +50,13 @@ _LAYER = "encoder.layers."
 class CLIPFile:
     """A network in float32 on the CPU, and what goes with it.
 
-    `folder` holds the JSON files of the image tower, `text_folder` those of the text tower and maybe a tokenizer.
-    `logit_scale` is the logarithm of what multiplies cosines, None for a file without one.
+    `text_folder` is where the text tower lies, maybe with a tokenizer. `logit_scale` is the logarithm of what
+    multiplies cosines, None for a file without one.
     """
 
     network: CLIPNetwork
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    folder: Path
     text_folder: Path
     logit_scale: float | None = None
     notes: list[str] = field(default_factory=list)
@@ -95,7 +95,7 @@ def read_clip(
     network.eval().requires_grad_(False)
     notes = _notes(image, text, sizes)
     mean, std = _statistics(path.parent)
-    return CLIPFile(network, mean, std, path.parent, text.path.parent, None if scale is None else float(scale), notes)
+    return CLIPFile(network, mean, std, text.path.parent, None if scale is None else float(scale), notes)
 
 
 class _Part:

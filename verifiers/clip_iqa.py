@@ -92,7 +92,7 @@ def load_clip_iqa(
     SearchError when the file or the tokenizer is missing or of the wrong kind, or `pairs` has no pair.
     """
     chosen = pairs_in(pairs)
-    clip = read_clip(file, activation, text_file=text_file)
+    clip = read_clip(file, activation, text_file=text_file, source=LARGE)
     return CLIPIQA(towers(clip, tokenizer, "CLIP-IQA"), chosen)
 
 

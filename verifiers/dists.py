@@ -21,7 +21,8 @@ WEIGHTS = Source(
     put="ComfyUI's models/verifiers/dists",
     downloads=(
         Download(
-            "https://raw.githubusercontent.com/dingkeyan93/DISTS/master/DISTS_pytorch/weights.pt", "dists/weights.pt"
+            "https://raw.githubusercontent.com/dingkeyan93/DISTS/master/DISTS_pytorch/weights.pt", "dists/weights.pt",
+            "f5e65c96230b7f6ca995691647d482237e4cab8a50c5c4a5784f219ef0748218",
         ),
     ),
 )

@@ -18,7 +18,10 @@ ALEXNET = Source(
     licence="BSD-3-Clause (torchvision); trained on ImageNet, which is for research",
     put="ComfyUI's models/verifiers",
     downloads=(
-        Download("https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "alexnet-owt-7be5be79.pth"),
+        Download(
+            "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "alexnet-owt-7be5be79.pth",
+            "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+        ),
     ),
 )
 VGG16 = Source(
@@ -27,7 +30,12 @@ VGG16 = Source(
     size="553 MB",
     licence="BSD-3-Clause (torchvision); trained on ImageNet, which is for research",
     put="ComfyUI's models/verifiers",
-    downloads=(Download("https://download.pytorch.org/models/vgg16-397923af.pth", "vgg16-397923af.pth"),),
+    downloads=(
+        Download(
+            "https://download.pytorch.org/models/vgg16-397923af.pth", "vgg16-397923af.pth",
+            "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+        ),
+    ),
 )
 #: The layers behind which features are read: the last ReLU before every pooling, and the last of all.
 TAPS = {"alexnet": (1, 4, 7, 9, 11), "vgg16": (3, 8, 15, 22, 29)}

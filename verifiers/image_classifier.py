@@ -24,14 +24,14 @@ MEASURES = ("logit", "log-softmax", "probability")
 _NAME = "dinov2-base-imagenet1k-1-layer"
 _HUB = f"https://huggingface.co/facebook/{_NAME}"
 SOURCE = Source(
-    file="model.safetensors with config.json and preprocessor_config.json",
+    file="pytorch_model.bin with config.json and preprocessor_config.json",
     address=_HUB,
     size="353 MB",
     licence="Apache-2.0",
     put=f"ComfyUI's models/verifiers/{_NAME}",
     downloads=tuple(
         Download(f"{_HUB}/resolve/main/{name}", f"{_NAME}/{name}")
-        for name in ("model.safetensors", "config.json", "preprocessor_config.json")
+        for name in ("pytorch_model.bin", "config.json", "preprocessor_config.json")
     ),
 )
 
@@ -177,7 +177,7 @@ KIND = VerifierKind(
     load=load_image_classifier,
     settings=(
         Setting(
-            "file", "file", f"{_NAME}/model.safetensors",
+            "file", "file", f"{_NAME}/pytorch_model.bin",
             "A classifier in a folder of its own, with config.json and preprocessor_config.json.",
             folders=("verifiers",),
         ),

@@ -19,7 +19,14 @@ LINEAR = Source(
     size="7 kB",
     licence="BSD-2-Clause",
     put="ComfyUI's models/verifiers/lpips",
-    downloads=(Download(f"{_RAW}/alex.pth", "lpips/alex.pth"), Download(f"{_RAW}/vgg.pth", "lpips/vgg.pth")),
+    downloads=(
+        Download(
+            f"{_RAW}/alex.pth", "lpips/alex.pth", "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0"
+        ),
+        Download(
+            f"{_RAW}/vgg.pth", "lpips/vgg.pth", "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868"
+        ),
+    ),
 )
 # Of pixels in -1..1, as the linear layers were fitted.
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)

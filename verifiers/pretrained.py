@@ -101,7 +101,7 @@ def filled(
                 f"file: config.json beside {path.name} does not describe a {kind.__name__} ({reason}); {source}"
             ) from error
     ignored = tuple(ignored)
-    wrong = {name: f"{name}: got {tuple(got)}; expected {tuple(right)}" for name, got, right in told["mismatched_keys"]}
+    wrong = dict(_mismatch(found) for found in told["mismatched_keys"])
     wrong |= {name: f"{name}: got nothing; expected a tensor" for name in told["missing_keys"]}
     wrong |= {name: f"{name}: got a tensor; expected none" for name in told["unexpected_keys"]}
     said = [wrong[name] for name in sorted(wrong) if not name.startswith(ignored)] + list(told["error_msgs"])
@@ -111,6 +111,14 @@ def filled(
             f"fit, first {said[0]}; {source}"
         )
     return model.float().eval().requires_grad_(False)
+
+
+def _mismatch(found: Any) -> tuple[str, str]:
+    """The name of a tensor of the wrong shape, and a sentence about it; transformers 4 tells the name alone."""
+    if isinstance(found, str):
+        return found, f"{found}: got another shape than its config tells"
+    name, got, right = found
+    return name, f"{name}: got {tuple(got)}; expected {tuple(right)}"
 
 
 def in_linear_layers(model: Any) -> Any:

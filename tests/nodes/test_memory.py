@@ -141,12 +141,12 @@ def test_heads_stay_in_full_precision() -> None:
     assert network["tower"].weight.dtype == torch.float16 and network["head"].weight.dtype == torch.float32
 
 
-def test_a_network_with_other_layers_is_loaded_whole(device: Device) -> None:
+def test_a_network_mostly_of_other_layers_is_loaded_whole(device: Device) -> None:
     class Norm:
         name, needs_prompt, notes, scale, differentiable = "norm", False, [], None, True
 
         def __init__(self) -> None:
-            self.module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.GroupNorm(2, 4)).requires_grad_(False)
+            self.module = torch.nn.Sequential(torch.nn.GroupNorm(1, 3), torch.nn.Linear(3, 1)).requires_grad_(False)
 
         def score(self, images: Any, prompt: str) -> Any:
             return self.module(images.mean(dim=(1, 2))).amax(dim=1)

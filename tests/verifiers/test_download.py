@@ -106,6 +106,7 @@ def left(folder: Path) -> dict[str, int]:
 def test_a_file_arrives_whole_under_its_name_with_its_progress(server: Server, tmp_path: Path) -> None:
     made, seen = got(server, tmp_path, sha256=SHA256)
     assert made == tmp_path / "a/model.bin" and made.read_bytes() == CONTENT
+    assert server.asked[0]["Accept-Encoding"] == "identity"  # compressed, it would have another size
     assert left(tmp_path) == {"a/model.bin": len(CONTENT)}
     done = [value for value, _ in seen]
     assert done[0] == 0 and done == sorted(done) and done[-1] == len(CONTENT) and len(set(done)) == 4

@@ -18,7 +18,7 @@ from pack.tests.verifiers.samples import towers
 from pack.verifiers.clip_file import read_clip
 from pack.verifiers.image_towers import _dinov2_sizes, _dinov3_sizes, _siglip_sizes, features, load_image_tower, usual
 from pack.verifiers.preprocessing import Preprocessing, read_preprocessing
-from pack.verifiers.pretrained import Held, LinearAttention
+from pack.verifiers.pretrained import Held, LinearAttention, _mismatch
 
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "dinov2": towers.dinov2,
@@ -234,6 +234,11 @@ def test_attention_in_linear_layers_equals_torchs(soft: Tensor) -> None:
     theirs.in_proj_bias.data.normal_()
     query, key = torch.randn(2, 1, 64), torch.randn(2, 9, 64)
     assert torch.allclose(LinearAttention(theirs)(query, key, key)[0], theirs(query, key, key)[0], rtol=0, atol=1e-6)
+
+
+def test_transformers_4_tells_less_about_a_wrong_shape() -> None:
+    assert _mismatch("norm.weight")[1] == "norm.weight: got another shape than its config tells"
+    assert _mismatch(("norm.weight", torch.Size([3]), torch.Size([4])))[1] == "norm.weight: got (3,); expected (4,)"
 
 
 def altered(folder: Path, target: Path, change: Callable[[dict[str, Tensor]], None]) -> Path:

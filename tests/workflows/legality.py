@@ -14,7 +14,9 @@ def problems(prompt: dict[str, Any], known: dict[str, Any]) -> list[str]:
     `known` is the answer of /object_info. Every input that a node declares must be given or be optional, the children
     of a drop-down and the sockets of a growing list included.
     """
-    return [f"{key} ({node['class_type']}): {what}" for key, node in prompt.items() for what in _node(node, prompt, known)]
+    return [
+        f"{key} ({node['class_type']}): {what}" for key, node in prompt.items() for what in _node(node, prompt, known)
+    ]
 
 
 def _node(node: dict[str, Any], prompt: dict[str, Any], known: dict[str, Any]) -> Iterator[str]:

@@ -6,8 +6,7 @@ and none are at hand.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from copy import deepcopy
+from collections.abc import Callable, Iterator
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from pack.tests.host_server import PACK, HostError, HostServer, failure
 from pack.tests.workflows.graphs import REAL, Prompt, add, id_of, pictures, report_of, search_id, shipped
 from pack.tests.workflows.legality import problems
 from pack.tests.workflows.tiny_files import write_models, write_verifiers
+from pack.verifiers import VERIFIERS
 
 #: The loader of each template that cannot take a tiny file, and what stands in for it.
 SWAPPED = {
@@ -49,38 +49,32 @@ def test_every_node_input_link_and_value_is_one_that_the_host_knows(known: dict[
     assert problems(shipped(name), known) == []
 
 
-def broken(prompt: Prompt, what: str) -> None:
-    """Break a prompt in one way."""
-    inputs = prompt[search_id(prompt)]["inputs"]
-    verifier = next(node for node in prompt.values() if node["class_type"] == "NoiseSearchVerifier")["inputs"]
-    if what == "no such node":
-        add(prompt, "NoNode")
-    elif what == "no input":
-        inputs["max_minutes"] = 1
-    elif what == "is missing":
-        del inputs["vae"]
-    elif what == "is VAE, and output":
-        inputs["vae"] = inputs["positive"]
-    elif what == "outside":
-        inputs["max_seconds"] = -1
-    elif what == "is INT and has":
-        inputs["steps"] = 2.5
-    elif what == "verifier.file has the value":
-        verifier["verifier.file"] = "another.safetensors"
-    elif what == "verifiers.verifier1 is missing":
-        del prompt[id_of(prompt, "NoiseSearchVerifierEnsemble")]["inputs"]["verifiers.verifier1"]
+def inputs_of(prompt: Prompt, class_type: str) -> dict[str, Any]:
+    """The inputs of the only node of a class."""
+    found: dict[str, Any] = prompt[id_of(prompt, class_type)]["inputs"]
+    return found
 
 
-@pytest.mark.parametrize(
-    "what",
-    ["no such node", "no input", "is missing", "is VAE, and output", "outside", "is INT and has",
-     "verifier.file has the value", "verifiers.verifier1 is missing"],
-)  # fmt: skip
-def test_the_check_finds_what_is_broken(known: dict[str, Any], what: str) -> None:
+#: What the check says -> what breaks the graph so.
+BROKEN: dict[str, Callable[[Prompt], object]] = {
+    "no such node": lambda p: add(p, "NoNode"),
+    "no input max_minutes": lambda p: inputs_of(p, "NoiseSearchSampler").update(max_minutes=1),
+    "vae is missing": lambda p: inputs_of(p, "NoiseSearchSampler").pop("vae"),
+    "vae is VAE, and output 0": lambda p: inputs_of(p, "NoiseSearchSampler").update(vae=["3", 0]),
+    "max_seconds is -1, outside 0": lambda p: inputs_of(p, "NoiseSearchSampler").update(max_seconds=-1),
+    "steps is INT and has the value 2.5": lambda p: inputs_of(p, "NoiseSearchSampler").update(steps=2.5),
+    "ckpt_name has the value 'x'": lambda p: inputs_of(p, "CheckpointLoaderSimple").update(ckpt_name="x"),
+    "verifier.file has the value 'x'": lambda p: p["9"]["inputs"].update({"verifier.file": "x"}),
+    "verifiers.verifier1 is missing": lambda p: inputs_of(p, "NoiseSearchVerifierEnsemble").pop("verifiers.verifier1"),
+}
+
+
+@pytest.mark.parametrize("said", list(BROKEN))
+def test_the_check_finds_what_is_broken(known: dict[str, Any], said: str) -> None:
     prompt = shipped("sdxl_30_seconds")
-    broken(prompt, what)
+    BROKEN[said](prompt)
     [found] = problems(prompt, known)
-    assert what in found
+    assert said in found
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -92,7 +86,7 @@ def test_the_host_takes_the_template_as_it_is_and_only_one_loader_refuses_its_ti
 
 
 def tiny(name: str) -> Prompt:
-    """A template with one loader swapped. Three numbers are smaller too, for time: the pictures, and how many."""
+    """A template with one loader swapped. For time's sake its pictures are small, and there are three of them."""
     prompt = shipped(name)
     stock, ours = SWAPPED[name]
     prompt[id_of(prompt, stock)]["class_type"] = ours
@@ -115,10 +109,8 @@ def test_a_template_runs_whole_with_tiny_random_weights(stocked: HostServer, kno
     assert summary["model_rows"] == negatives * summary["nfe"]
 
     report = report_of(stocked, entry["prompt"][1], node)
-    [text] = {n["inputs"]["text"] for n in prompt.values() if "positive" in n["_meta"]["title"]} or {
-        n["inputs"]["text"] for n in prompt.values() if n["class_type"] == "CLIPTextEncode"
-    }
-    assert report["settings"]["prompt"] == text  # found in the graph, behind the sampler
+    positive, *_ = [n["inputs"]["text"] for n in prompt.values() if n["class_type"] == "CLIPTextEncode"]
+    assert report["settings"]["prompt"] == positive  # found in the graph, behind the sampler
     assert len(report["evaluations"]) == 3
     for evaluation in report["evaluations"]:
         assert list(evaluation["parts"]) == ["ImageReward", "PickScore", "CLIPScore"]
@@ -150,9 +142,7 @@ def test_without_the_files_the_host_names_every_loader_and_its_value(server: Hos
 def test_without_its_file_a_verifier_of_the_templates_says_in_one_sentence_what_to_fetch(
     server: HostServer, name: str
 ) -> None:
-    from pack.verifiers import VERIFIERS
-
-    prompt = deepcopy({k: n for k, n in shipped("sdxl_30_seconds").items() if n["inputs"].get("verifier") == name})
+    prompt = {k: n for k, n in shipped("sdxl_30_seconds").items() if n["inputs"].get("verifier") == name}
     [key] = prompt
     picture = add(prompt, "EmptyImage", width=64, height=64, batch_size=1, color=0)
     scored = add(prompt, "NoiseSearchScoreImages", images=[picture, 0], verifier=[key, 0], prompt="a bicycle")

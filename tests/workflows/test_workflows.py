@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from pack.demo.scenes import parse
 from pack.tests.workflows.graphs import DEMO, NAMES, REAL, WORKFLOWS, shipped
 from pack.verifiers import VERIFIERS
+from pack.verifiers.files import Source
 
 TITLE = 30  # a node's title bar lies above its position
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")
 
 
 def graph(name: str) -> dict[str, Any]:
@@ -84,45 +87,42 @@ def test_a_template_with_real_models_has_30_seconds_an_ensemble_and_a_held_out_v
     assert prompt[search["candidates"][0]]["class_type"] == "NoiseSearchNoiseCandidate"
 
 
+def fetched(saved: dict[str, Any]) -> Iterator[tuple[str, str, Source | None]]:
+    """What a user of a template fetches: a link with the file's name, its folder, and what its verifier says of it."""
+    kinds = {kind.name: kind for kind in VERIFIERS.values()}
+    for node in saved["nodes"]:
+        sources = kinds[node["widgets_values"][0]].sources if node["type"] == "NoiseSearchVerifier" else ()
+        # The page offers these to the user when the loader's list lacks them.
+        for model in node["properties"].get("models", []):
+            assert model["name"] in node["widgets_values"]
+            of_it = [s for s in sources if any(d.path == model["name"] for d in s.downloads)]
+            used = [s for s in sources if s in of_it or not any(d.path.endswith(WEIGHTS) for d in s.downloads)]
+            files = [(d.address, f"{model['directory']}/{d.path}", s) for s in used for d in s.downloads]
+            for address, path, source in files or [(model["url"], f"{model['directory']}/{model['name']}", None)]:
+                folder, _, file = path.rpartition("/")
+                yield f"[{file}]({address})", f"models/{folder}", source
+
+
 @pytest.mark.parametrize("name", REAL)
 def test_the_note_says_of_every_file_where_it_is_and_where_it_goes(name: str) -> None:
     saved = graph(name)
     [note] = [node["widgets_values"][0] for node in saved["nodes"] if node["type"] == "MarkdownNote"]
-    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in note.splitlines() if "](" in line]
-    table = {(link, place.strip("`")): (size, licence) for links, place, size, licence in rows
-             for link in re.findall(r"\[[^]]+\]\([^)]+\)", links)}  # fmt: skip
-    assert all(re.fullmatch(r"[\d.]+ [kMG]B", size) and licence for size, licence in table.values())
-    kinds = {kind.name: kind for kind in VERIFIERS.values()}
-    wanted = {}
-    for node in saved["nodes"]:
-        # What the page offers to download, when the loader's list lacks the file.
-        for model in node["properties"].get("models", []):
-            place, _, file = f"models/{model['directory']}/{model['name']}".rpartition("/")
-            wanted[f"[{file}]({model['url']})", place] = None
-            assert model["name"] in node["widgets_values"]
-        if node["type"] == "NoiseSearchVerifier":
-            used = node["widgets_values"][1].split("/")[0]
-            for source in kinds[node["widgets_values"][0]].sources:
-                for file in (d for d in source.downloads if d.path.startswith(f"{used}/") and named(d.path, node)):
-                    place, _, last = f"models/verifiers/{file.path}".rpartition("/")
-                    wanted[f"[{last}]({file.address})", place] = source
-    assert table.keys() == wanted.keys()
-    for key, source in wanted.items():
-        assert source is None or (table[key][0] == source.size and source.licence in table[key][1])
-    listed = {file for node in saved["nodes"] for file in loaded_files(node)}
-    assert listed <= {link[1 : link.index("]")] for link, _ in table}
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in note.splitlines() if "](http" in line]
+    told = {(link, folder.strip("`")): (size, licence) for links, folder, size, licence in rows
+            for link in re.findall(r"\[[^]]+\]\([^)]+\)", links)}  # fmt: skip
+    wanted = {(link, folder): source for link, folder, source in fetched(saved)}
+    assert told.keys() == wanted.keys()
+    for key, (size, licence) in told.items():
+        source = wanted[key]
+        assert re.fullmatch(r"[\d.]+ [kMG]B", size) and licence
+        assert source is None or (size == source.size and source.licence in licence)
 
 
-def named(path: str, node: dict[str, Any]) -> bool:
-    """Whether a verifier's node asks for a downloaded file, or for one that lies beside it."""
-    weights = path.endswith((".safetensors", ".pt", ".pth", ".bin"))
-    return not weights or path == node["widgets_values"][1]
-
-
-def loaded_files(node: dict[str, Any]) -> list[str]:
-    """The names, without folders, of the weight files that a node's widgets choose."""
-    values = node.get("widgets_values") or []
-    return [v.rpartition("/")[2] for v in values if isinstance(v, str) and v.endswith((".safetensors", ".pt"))]
+@pytest.mark.parametrize("name", REAL)
+def test_every_weight_file_that_a_widget_names_can_be_fetched_from_the_page(name: str) -> None:
+    for node in graph(name)["nodes"]:
+        files = {value for value in node.get("widgets_values") or [] if str(value).endswith(WEIGHTS)}
+        assert files == {model["name"] for model in node["properties"].get("models", [])}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -87,9 +87,7 @@ class TinyCheckpointLoader:
     def load(self, ckpt_name: str) -> tuple[Any, Any, Any]:
         """The three parts of a checkpoint, whatever its name."""
         small = {"hidden_size": 64, **CLIP}
-        clip = text_encoder(
-            comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel, clip_l=small, clip_g=small
-        )
+        clip = text_encoder(comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel, clip_l=small, clip_g=small)
         return sdxl(), clip, comfy.sd.VAE(sd=decoder(4))
 
 

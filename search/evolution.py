@@ -1,0 +1,103 @@
+"""Evolutionary search: generations that mutate the start noise of the best, then the states on their way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Any
+
+from .paths import best_rows
+from .space import Space
+from .types import Plan, Request, Row, Search, advance, finish, renoise
+
+WITHOUT_LIMIT = 32  # candidates to plan for where the budget names no number
+States = dict[float, dict[int, Row]]  # sigma -> ledger id of a candidate -> the state that it passed there
+
+
+def evolution(
+    space: Space,
+    plan: Plan,
+    fresh: float = 0.5,
+    elites: int = 3,
+    mutation: float = 0.2,
+    levels: int = 3,
+    lowest: float = 0.5,
+    strength: float = 0.15,
+) -> Search:
+    """EvoSearch (He et al. 2025, arXiv 2505.17618), scaled to the budget.
+
+    A share `fresh` of the budget goes to fresh noises. The next generation mutates the start noises of the best
+    `elites`, sqrt(1 - mutation^2) of each and `mutation` of a fresh one, on the sphere. Every later one mutates states
+    on the way, at `levels` noise shares evenly spaced from the top (left out) to `lowest`: a state that an elite
+    passed `strength` further down is re-noised up to the level and run on, which costs the rest of the way only.
+    All children are finished before they are judged; elites live on in every later generation. The generations share
+    what the fresh noises leave of the budget equally; after the last, it begins again with fresh noises.
+    """
+    wanted = budget_in_candidates(plan)
+    ladder = scheduled(plan, levels, lowest, strength)
+    part = (1 - fresh) * wanted / (len(ladder) + 1)
+    while True:
+        states: States = {below: {} for _, below in ladder}
+        pool = yield from grow(plan, space.fresh(at_least_two(fresh * wanted)), states)
+        parents = best_rows(pool, elites)
+        cosine = math.sqrt(1 - mutation**2)
+        pool += yield from grow(plan, [space.near(each, cosine) for each in cycled(parents, part)], states)
+        for level, below in ladder:
+            pool = yield from finish(pool)  # nothing is rendered again; ranks change as the pool grows
+            parents = best_rows([row for row in pool if row.id in states[below]], elites)
+            share = 1.0 if not plan.nfe else steps(plan, level) / steps(plan, plan.sigmas[0])
+            origins = [states[below][row.id] for row in cycled(parents, part / share) if row.id is not None]
+            children = yield from renoise(origins, level, [space.draw() for _ in origins])
+            pool += yield from grow(plan, children, states)
+
+
+def grow(plan: Plan, rows: list[Row], states: States) -> Generator[Request, Any, list[Row]]:
+    """Finish rows, and remember the states that they pass at the sigmas of `states`."""
+    passed: list[list[Row]] = []
+    for sigma in states:
+        if sigma < rows[0].sigma:
+            rows = yield from advance(rows, plan.down(rows[0].sigma, sigma))
+            passed.append(rows)
+    images: list[Row] = yield from finish(rows)
+    for row_states in passed:
+        for state, image in zip(row_states, images, strict=True):
+            assert image.id is not None
+            states[state.sigma][image.id] = replace(state, id=image.id)  # its children's parent
+    return images
+
+
+def budget_in_candidates(plan: Plan) -> float:
+    """How many whole candidates the budget pays for."""
+    by_nfe = plan.nfe / plan.candidate_nfe if plan.nfe and plan.candidate_nfe else math.inf
+    least = min(by_nfe, plan.candidates or math.inf)
+    return least if math.isfinite(least) else WITHOUT_LIMIT
+
+
+def scheduled(plan: Plan, levels: int, lowest: float, strength: float) -> list[tuple[float, float]]:
+    """Pairs of sigmas of the schedule, descending: a level, and where below it the states are kept."""
+    highest = plan.time(plan.sigmas[0])
+    middle = [sigma for sigma in plan.sigmas if plan.sigmas[0] > sigma > plan.sigmas[-1]]
+    pairs = []
+    for i in range(1, levels + 1):
+        share = highest + (lowest - highest) * i / levels
+        level = min(middle, key=lambda sigma: abs(plan.time(sigma) - share), default=0.0)
+        under = [sigma for sigma in middle if sigma < level]
+        if under:
+            pairs.append((level, min(under, key=lambda sigma: abs(plan.time(sigma) - plan.time(level) + strength))))
+    return sorted(dict(pairs).items(), reverse=True)
+
+
+def steps(plan: Plan, sigma: float) -> int:
+    """Steps of the schedule from `sigma` to its end."""
+    return len(plan.down(sigma, plan.sigmas[-1])) - 1
+
+
+def at_least_two(count: float) -> int:
+    """A population is two at least."""
+    return max(2, round(count))
+
+
+def cycled(parents: list[Row], count: float) -> list[Row]:
+    """`count` parents (one at least), each as often as the others, the best first."""
+    return [parents[i % len(parents)] for i in range(max(1, round(count)))]
