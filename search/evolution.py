@@ -42,14 +42,15 @@ def evolution(
         pool = yield from grow(plan, space.fresh(at_least_two(fresh * wanted)), states)
         parents = best_rows(pool, elites)
         cosine = math.sqrt(1 - mutation**2)
-        pool += yield from grow(plan, [space.near(each, cosine) for each in cycled(parents, part)], states)
+        children = [space.near(parent, cosine) for parent in cycled(parents, part)]
+        pool = [*pool, *(yield from grow(plan, children, states))]
         for level, below in ladder:
             pool = yield from finish(pool)  # nothing is rendered again; ranks change as the pool grows
             parents = best_rows([row for row in pool if row.id in states[below]], elites)
             share = 1.0 if not plan.nfe else steps(plan, level) / steps(plan, plan.sigmas[0])
             origins = [states[below][row.id] for row in cycled(parents, part / share) if row.id is not None]
             children = yield from renoise(origins, level, [space.draw() for _ in origins])
-            pool += yield from grow(plan, children, states)
+            pool = [*pool, *(yield from grow(plan, children, states))]
 
 
 def grow(plan: Plan, rows: list[Row], states: States) -> Generator[Request, Any, list[Row]]:

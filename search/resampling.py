@@ -41,7 +41,7 @@ def systematic(weights: Sequence[float], seed: int) -> list[int]:
 
 
 def ssp(weights: Sequence[float], seed: int) -> list[int]:
-    """Srinivasan sampling (Gerber, Chopin and Whiteley 2019, arXiv 1708.01831): each count is K w_i rounded, unbiased.
+    """Srinivasan sampling (Gerber, Chopin and Whiteley 2019, arXiv 1707.01845): each count is K w_i rounded, unbiased.
 
     Whole copies are given out first. The fractions that are left meet in pairs: one of the two is driven to 0 or 1,
     by a chance that leaves both means as they are, and is settled; the other meets the next fraction.
