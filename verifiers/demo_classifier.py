@@ -87,6 +87,8 @@ KIND = VerifierKind(
     name="Demo Classifier",
     description="Whether the demo's coloured shapes are in the picture. Blind to counts and places.",
     load=load_demo_classifier,
+    use_for="Learning how search behaves, in the demo world only.",
+    fooled_by="Wrong counts and places.",
     settings=(
         Setting(
             "file", "file", "noise_search_demo_classifier.safetensors", "The classifier that comes with this pack.",

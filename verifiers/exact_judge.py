@@ -43,4 +43,6 @@ KIND = VerifierKind(
     name="Exact Judge",
     description="The share of the prompt's clauses that a picture of the demo world meets, measured, not guessed.",
     load=load_exact_judge,
+    use_for="Judging the search itself, in the demo world only: wire it to held_out.",
+    fooled_by="Nothing in the demo world.",
 )

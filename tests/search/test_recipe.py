@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from pack.search import Recipe, SearchError
-from pack.search.recipe import describe, gaussian, neighbour, slerp
+from pack.search.recipe import band_mixed, describe, gaussian, mixed, neighbour, slerp
 
 LIKE = torch.empty(1, 4, 8, 8)
+BAND = '[{"op": "seed", "seed": 1}, {"op": "band", "fraction": %s}]'
 
 
 def draw(seed: int) -> Tensor:
@@ -28,6 +29,8 @@ def long_recipe() -> Recipe:
         Recipe.of_seed(2**64 - 1)
         .then(op="near", seed=2**50 - 1, cosine=0.95)
         .then(op="slerp", fraction=0.1 + 0.2, **{"with": list(other.operations)})
+        .then(op="mix", seed=12, cosine=0.1 + 0.7)
+        .then(op="band", fraction=0.25, keep=0.1 + 0.2, seeds=[2**64 - 1, 4], weights=[0.7, -1 / 3])
         .then(op="renoise", seed=9, **{"from": 0.11, "to": 0.89})
     )
 
@@ -75,6 +78,18 @@ def test_a_round_trip_makes_the_same_noise_bit_for_bit() -> None:
         ('[{"op": "seed", "seed": 1}, {"op": "near", "seed": 2}]', "cosine=None; expected float"),
         ('[{"op": "seed", "seed": 1}, {"op": "slerp", "with": [], "fraction": 0.5}]', "slerp, with.*expected a list"),
         ('[{"op": "seed", "seed": 1}, {"op": "slerp", "with": [3], "fraction": 0.5}]', "slerp, with.*operation 0"),
+        ('[{"op": "seed", "seed": 1}, {"op": "mix", "seed": 2, "cosine": 1.01}]', "cosine=1.01; expected -1 to 1"),
+        ('[{"op": "seed", "seed": 1}, {"op": "mix", "seed": -2, "cosine": 1}]', "seed=-2; expected 0"),
+        (BAND % '0, "keep": 1, "seeds": [], "weights": []', "band.*fraction=0; expected more than 0"),
+        (BAND % '1.5, "keep": 1, "seeds": [], "weights": []', "band.*fraction=1.5.*at most 1"),
+        (BAND % '1, "keep": Infinity, "seeds": [], "weights": []', "band.*keep=inf; expected float"),
+        (BAND % '1, "keep": 2, "seeds": [], "weights": []', "band.*keep=2.*expected -1 to 1"),
+        (BAND % '1, "keep": 1, "seeds": 3, "weights": []', "band.*seeds=3; expected list"),
+        (BAND % '1, "keep": 1, "seeds": [0.5], "weights": [1]', "band.*seeds=.*whole numbers"),
+        (BAND % '1, "keep": 1, "seeds": [-1], "weights": [1]', "band.*seeds=.*whole numbers"),
+        (BAND % '1, "keep": 1, "seeds": [1, 2], "weights": [1]', "band.*one weight for each of 2 seeds"),
+        (BAND % '1, "keep": 1, "seeds": [1], "weights": [NaN]', "band.*weights=.*expected -1 to 1"),
+        (BAND % '1, "keep": 1, "seeds": [1], "weights": [true]', "band.*weights=.*expected -1 to 1"),
         (
             '[{"op": "seed", "seed": 1}, {"op": "slerp", "with": [{"op": "seed", "seed": 2}], "fraction": NaN}]',
             "operation 1.*fraction=nan",
@@ -154,6 +169,14 @@ def test_operations_are_applied_from_left_to_right() -> None:
     assert torch.equal(mixed.noise(draw), slerp(draw(7), recipe.noise(draw), 0.25))
 
 
+def test_mixes_and_bands_are_what_their_functions_make() -> None:
+    recipe = Recipe.of_seed(7).then(op="mix", seed=1, cosine=0.9)
+    assert torch.equal(recipe.noise(draw), mixed(draw(7), 1, 0.9))
+    banded = recipe.then(op="band", fraction=0.5, keep=0.4, seeds=[2, 3], weights=[0.5, 0.6])
+    assert torch.equal(banded.noise(draw), band_mixed(mixed(draw(7), 1, 0.9), 0.5, 0.4, [2, 3], [0.5, 0.6]))
+    assert banded.replayable and banded.step_seed == 7 and banded.seed is None
+
+
 def test_a_given_noise_stands_at_the_start_and_its_absence_is_explained() -> None:
     recipe = Recipe.of_given(5).then(op="near", seed=1, cosine=0.9)
     assert torch.equal(recipe.noise(draw, draw(99)), neighbour(draw(99), 1, 0.9))
@@ -193,5 +216,5 @@ def test_then_leaves_the_recipe_it_starts_from_alone() -> None:
 
 def test_a_recipe_has_a_short_human_name() -> None:
     assert describe(Recipe.of_seed(7).operations) == "seed 7"
-    assert describe(long_recipe().operations) == "seed 18446744073709551615, 2 moves, re-noised 1 times"
+    assert describe(long_recipe().operations) == "seed 18446744073709551615, 4 moves, re-noised 1 times"
     assert describe(Recipe.of_given(3).operations) == "given noise 3"
