@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .algorithms import RandomSearch, SearchOverPaths, ZeroOrderSearch
+from .algorithms import (
+    EvolutionarySearch,
+    PCNSearch,
+    RandomSearch,
+    SearchOverPaths,
+    SpectralSearch,
+    TrustRegionSearch,
+    ZeroOrderSearch,
+)
 from .candidates import NoiseCandidate, NoiseFromRecipe
 from .demo_models import LoadDemoTextEncoder
 from .download_node import DownloadVerifierFiles
@@ -20,7 +28,7 @@ NODES: list[type[io.ComfyNode]] = [
     NoiseCandidate, SearchSampler, SearchSamplerAdvanced, VerifierNode, VerifierEnsembleNode, ScoreImages,
     RandomSearch, ZeroOrderSearch, SearchOverPaths, SearchReportPlot, ContactSheet, SaveSearchReport,
     NoiseFromRecipe, LoadDemoTextEncoder, SearchPrompts, SaveFIDStatistics,
-    DownloadVerifierFiles,
+    DownloadVerifierFiles, TrustRegionSearch, PCNSearch, SpectralSearch, EvolutionarySearch,
 ]  # fmt: skip
 
 

@@ -88,3 +88,136 @@ class SearchOverPaths(io.ComfyNode):
             )
         settings = {"paths": paths, "width": width, "start": start, "forward": forward, "backward": backward}
         return io.NodeOutput(search.algorithm("paths", **settings, leg_steps=leg_steps))
+
+
+class TrustRegionSearch(io.ComfyNode):
+    """Local search whose step adapts."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return _schema(
+            "TrustRegion", "Trust Region",
+            "Walks like Zero-Order, with steps that grow while they succeed and shrink when they fail; starts afresh "
+            "when they have become too small.",
+            [
+                io.Int.Input("starts", default=8, min=1, max=1024,
+                             tooltip="Fresh noises before each walk; it begins at the best of them."),
+                io.Int.Input("neighbours", default=4, min=1, max=256, tooltip="Neighbours per round."),
+                io.Float.Input("cosine", default=0.8, min=0.0, max=0.99, step=0.01,
+                               tooltip="How close the first neighbours are to the centre: 1 = the same noise."),
+                io.Float.Input("grow", default=1.3, min=1.0, max=10.0, step=0.1,
+                               tooltip="What the angle is multiplied by after a round that found a better noise."),
+                io.Float.Input("shrink", default=0.7, min=0.1, max=0.99, step=0.01,
+                               tooltip="What the angle is multiplied by after a round that found none."),
+                io.Float.Input("smallest", default=0.99, min=0.5, max=0.9999, step=0.001,
+                               tooltip="The cosine at which the region has collapsed and a new walk begins."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, starts: int = 8, neighbours: int = 4, cosine: float = 0.8, grow: float = 1.3, shrink: float = 0.7,
+        smallest: float = 0.99,
+    ) -> io.NodeOutput:  # fmt: skip
+        if cosine >= smallest:
+            raise search.SearchError(
+                f"Search: Trust Region: got cosine={cosine:g} and smallest={smallest:g}; expected cosine below "
+                "smallest, or every walk would end before its first step"
+            )
+        settings = {"starts": starts, "neighbours": neighbours, "cosine": cosine, "grow": grow, "shrink": shrink}
+        return io.NodeOutput(search.algorithm("trust_region", **settings, smallest=smallest))
+
+
+class PCNSearch(io.ComfyNode):
+    """Preconditioned Crank-Nicolson."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return _schema(
+            "PCN", "pCN",
+            "Markov chains over noises that prefer high scores and stay as likely as fresh noise: Zero-Order with a "
+            "rule for when to move. Keeps the most variety of the local searches.",
+            [
+                io.Int.Input("starts", default=8, min=2, max=1024,
+                             tooltip="Fresh noises first: they set the scale of scores, and the chains begin there."),
+                io.Int.Input("chains", default=4, min=1, max=256, tooltip="Chains that walk side by side."),
+                io.Float.Input("cosine", default=0.9, min=0.0, max=0.999, step=0.01,
+                               tooltip="How much of its noise a chain keeps in a step: 1 = all, 0 = nothing."),
+                io.Float.Input("temperature", default=0.3, min=0.01, max=100.0, step=0.01,
+                               tooltip="Lower = steps to worse noises are rarer. In standard deviations of the scores "
+                                       "of fresh noises."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, starts: int = 8, chains: int = 4, cosine: float = 0.9, temperature: float = 0.3
+    ) -> io.NodeOutput:
+        settings = {"starts": starts, "chains": chains, "cosine": cosine, "temperature": temperature}
+        return io.NodeOutput(search.algorithm("pcn", **settings))
+
+
+class SpectralSearch(io.ComfyNode):
+    """Cross-entropy search of low frequencies."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return _schema(
+            "Spectral", "Spectral",
+            "Searches only the low frequencies of one noise, which decide the layout, and keeps its details.",
+            [
+                io.Int.Input("starts", default=8, min=1, max=1024,
+                             tooltip="Fresh noises first; the best lends its high frequencies to all others."),
+                io.Float.Input("band", default=0.25, min=0.01, max=1.0, step=0.01,
+                               tooltip="Share of the frequencies along each axis that is searched: 1 = all."),
+                io.Int.Input("population", default=8, min=1, max=1024, tooltip="Samples per round."),
+                io.Int.Input("elites", default=3, min=1, max=256,
+                             tooltip="The best so far whose mean the next samples are drawn around."),
+                io.Float.Input("rate", default=1.0, min=0.05, max=1.0, step=0.05,
+                               tooltip="How far the mean moves to that of the elites in a round."),
+                io.Float.Input("smallest", default=0.2, min=0.01, max=0.99, step=0.01,
+                               tooltip="The spread of the samples (1 = fresh) below which it starts afresh."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, starts: int = 8, band: float = 0.25, population: int = 8, elites: int = 3, rate: float = 1.0,
+        smallest: float = 0.2,
+    ) -> io.NodeOutput:  # fmt: skip
+        settings = {"starts": starts, "band": band, "population": population, "elites": elites, "rate": rate}
+        return io.NodeOutput(search.algorithm("spectral", **settings, smallest=smallest))
+
+
+class EvolutionarySearch(io.ComfyNode):
+    """EvoSearch."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        share = "as a share of noise: sigma of a flow model, sigma / (1 + sigma) of others."
+        return _schema(
+            "Evolution", "Evolution",
+            "Generations: fresh noises, then mutations of the best noises, then of the best half-made images, which "
+            "cost less. Needs a sampler without memory, such as euler.",
+            [
+                io.Float.Input("fresh", default=0.5, min=0.05, max=0.95, step=0.05,
+                               tooltip="Share of the budget for fresh noises; the generations share the rest."),
+                io.Int.Input("elites", default=3, min=1, max=256, tooltip="Parents of each generation."),
+                io.Float.Input("mutation", default=0.2, min=0.01, max=1.0, step=0.01,
+                               tooltip="How much of a start noise is replaced by a fresh one: 0 = nothing, 1 = all."),
+                io.Int.Input("levels", default=3, min=0, max=32,
+                             tooltip="Generations that mutate half-made images; 0 = start noises only."),
+                io.Float.Input("lowest", default=0.5, min=0.05, max=0.95, step=0.01,
+                               tooltip=f"Where the last of them does, {share}"),
+                io.Float.Input("strength", default=0.15, min=0.01, max=0.9, step=0.01,
+                               tooltip=f"How much noise a half-made image loses and gets again, {share}"),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, fresh: float = 0.5, elites: int = 3, mutation: float = 0.2, levels: int = 3, lowest: float = 0.5,
+        strength: float = 0.15,
+    ) -> io.NodeOutput:  # fmt: skip
+        settings = {"fresh": fresh, "elites": elites, "mutation": mutation, "levels": levels, "lowest": lowest}
+        return io.NodeOutput(search.algorithm("evolution", **settings, strength=strength))

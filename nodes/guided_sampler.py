@@ -60,6 +60,7 @@ class GuidedSampler:
         self._check()
         self.rows_per_candidate = int(self.latent["samples"].shape[0])
         self._costs: dict[tuple[float, ...], int | None] = {}
+        self._exact_pauses: bool | None = None
         self._alone = self._runs_alone()
 
     def _check(self) -> None:
@@ -167,6 +168,17 @@ class GuidedSampler:
             counts = [self._dry_run(schedule, wave) for wave in (0.0, 1.0)] if len(key) > 1 else [0]
             self._costs[key] = counts[0] if len(set(counts)) == 1 else None
         return self._costs[key]
+
+    @property
+    def exact_pauses(self) -> bool:
+        """See search.types.Sampler. Samplers that remember steps or draw noise are found out on a scalar."""
+        if self._exact_pauses is None:
+            middle = len(self.schedule) // 2
+            whole = self._scalar_end([self.schedule])
+            self._exact_pauses = torch.equal(
+                whole, self._scalar_end([self.schedule[: middle + 1], self.schedule[middle:]])
+            )
+        return self._exact_pauses
 
     def coefficients(self, sigma: float) -> tuple[float, float]:
         """See search.types.Sampler. Asked of the model's own noise scaling."""
@@ -396,12 +408,19 @@ class GuidedSampler:
     def _dry_run(self, sigmas: torch.Tensor, wave: float) -> int | None:
         if not isinstance(self.sampler, comfy.samplers.KSAMPLER):
             return None
-        calls = 0
+        calls: list[Call] = []
+        x = torch.full([1, 1, 1, 1], 0.5)
+        extra_args = {"model_options": {}, "seed": 0}
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            model = self._scalar(wave, calls)
+            self.sampler.sample(model, sigmas.clone(), extra_args, None, x, 0 * x, None, True)
+        return len(calls)
+
+    def _scalar(self, wave: float, calls: list[Call]) -> SuspendedModel:
+        """A scalar model: 0, or a wiggly function that makes adaptive samplers take other steps. Notes its calls."""
 
         def answer(call: Call) -> torch.Tensor:
-            nonlocal calls
-            calls += 1
-            # a scalar model: 0, or a wiggly function that makes adaptive samplers take other steps
+            calls.append(call)
             out = wave * torch.sin(10 * wave * call.x)
             for function in call.model_options.get("sampler_post_cfg_function", []):
                 function(_ScalarArgs(call, out))
@@ -409,11 +428,22 @@ class GuidedSampler:
 
         probe = copy.copy(self.guider)
         probe.inner_model = _ScalarModel(self.model_sampling)
-        x = torch.full([1, 1, 1, 1], 0.5)
-        extra_args = {"model_options": {}, "seed": 0}
+        return SuspendedModel(probe, answer)
+
+    def _scalar_end(self, pieces: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Where the sampler takes a scalar along pieces of the schedule, as `_run` does: a seed for each piece."""
+        model = self._scalar(1.0, [])
+        x = torch.full([1, 1, 1, 1], 0.5 * self.coefficients(self.sigmas[0])[1])
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            self.sampler.sample(SuspendedModel(probe, answer), sigmas.clone(), extra_args, None, x, 0 * x, None, True)
-        return calls
+            for seed, sigmas in enumerate(pieces):
+                torch.manual_seed(seed)
+                masked = comfy.samplers.KSamplerX0Inpaint(model, sigmas)
+                masked.latent_image, masked.noise = 0 * x, x
+                x = self.sampler.sampler_function(
+                    masked, x, sigmas.clone(), extra_args={"model_options": {}, "seed": seed, "denoise_mask": None},
+                    callback=None, disable=True, **self.sampler.extra_options,
+                )  # fmt: skip
+        return x
 
 
 class _ScalarModel:

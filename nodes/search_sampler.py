@@ -263,7 +263,7 @@ def search_output(report: SearchReport, port: GuidedSampler, given: Any, dtype: 
     noise: Any = RecipeNoise(recipe, given)
     if not recipe.replayable:
         noise = ExecutionBlocker(
-            "the winner was re-noised on its way, so no start noise makes it again: use its LATENT"
+            "the search acted on the winner on its way, so no start noise makes it again: use its LATENT"
         )
     seed: Any = recipe.seed
     if seed is None:

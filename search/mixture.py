@@ -21,6 +21,7 @@ class MixtureSampler:
     """
 
     rows_per_candidate = 1
+    exact_pauses = True
 
     def __init__(
         self, means: Tensor, spread: float = 0.1, steps: int = 10, flow: bool = True, order: int = 1, batch: int = 4

@@ -35,9 +35,14 @@ def search_over_paths(
     highest = plan.time(plan.sigmas[0])
     while True:
         share = min(start, 0.9 * highest)  # below the top, or there would be no room to re-noise
-        rows = yield from advance(space.fresh(paths), plan.down(plan.sigmas[0], plan.sigma(share)))
+        stop = plan.sigma(share)
+        # finished from a sigma of the schedule, so that the user's own seed ends as it does in stock
+        fork = min(s for s in plan.sigmas if s >= stop * (1 - 1e-6))
+        rows = yield from advance(space.fresh(paths), plan.down(plan.sigmas[0], fork))
         scored = yield from finish(rows)
         rows = [replace(row, id=image.id) for row, image in zip(rows, scored, strict=True)]  # their children's parents
+        if fork > stop * (1 + 1e-6):
+            rows = yield from advance(rows, plan.down(fork, stop))
         while share > 0:
             # at pure noise nothing of the parent would survive
             top = min(share + forward, 0.99 * highest)

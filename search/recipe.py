@@ -11,6 +11,7 @@ A recipe is a list of operations, applied from left to right:
                                                          low-frequency band: its own times keep, and those of the seeds
     {"op": "renoise", "seed": 13, "from": 0.1, "to": 0.9}  the path left its start noise here (sigmas)
     {"op": "step", "seed": 17, "from": 0.9}              from this sigma on, random steps of the search's own
+    {"op": "pause"}                                      the sampler stopped on the way and began anew from there
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ FIELDS: dict[str, dict[str, type]] = {
     "band": {"fraction": float, "keep": float, "seeds": list, "weights": list},
     "renoise": {"seed": int, "from": float, "to": float},
     "step": {"seed": int, "from": float},
+    "pause": {},
 }
 #: Operations on the way: from there on the start noise alone does not decide the image.
-MIDWAY = frozenset({"renoise", "step"})
+MIDWAY = frozenset({"renoise", "step", "pause"})
 
 
 def gaussian(like: Tensor, seed: int) -> Tensor:
@@ -87,7 +89,7 @@ def mixed(noise: Tensor, seed: int, cosine: float) -> Tensor:
 
 
 def band_mixed(noise: Tensor, fraction: float, keep: float, seeds: Sequence[int], weights: Sequence[float]) -> Tensor:
-    """`noise` with a new low-frequency band: `keep` times its own, and unit Gaussian coefficients of `seeds` by `weights`.
+    """`noise` with a new low-frequency band: `keep` times its own, and Gaussian coefficients of `seeds` by `weights`.
 
     The new band is scaled to the norm of the old one, so the norm of the whole noise is kept exactly, and whatever
     lies above the band (`fraction` of the frequencies along each axis) is untouched.
@@ -98,7 +100,7 @@ def band_mixed(noise: Tensor, fraction: float, keep: float, seeds: Sequence[int]
         band = band + weight * gaussian(own, seed)
     if not float(band.norm()) > 0:
         raise SearchError(
-            f"recipe: got keep={keep}, weights={list(weights)}, which leave nothing of the band; expected a share above 0"
+            f"recipe: got keep={keep}, weights={list(weights)}, which leave nothing of the band; expected a share of it"
         )
     return with_low_band(noise, fraction, band * (own.norm() / band.norm()))
 
@@ -131,7 +133,7 @@ class Recipe:
     @property
     def step_seed(self) -> int:
         """The seed of the step noise: a neighbour keeps its pivot's; what was changed on the way has its own."""
-        changed = [int(o["seed"]) for o in self.operations if o["op"] in MIDWAY]
+        changed = [int(o["seed"]) for o in self.operations if o["op"] in MIDWAY and "seed" in o]
         return changed[-1] if changed else int(self.operations[0]["seed"])
 
     @property
@@ -223,7 +225,8 @@ def _check_band(operation: Operation, where: str) -> None:
     shares = [keep, *weights]
     if len(weights) != len(seeds) or not all(type(s) in (int, float) and -1 <= s <= 1 for s in shares):
         raise SearchError(
-            f"{where}: got keep={keep}, weights={weights!r}; expected -1 to 1, and one weight for each of {len(seeds)} seeds"
+            f"{where}: got keep={keep}, weights={weights!r}; expected -1 to 1, "
+            f"and one weight for each of {len(seeds)} seeds"
         )
 
 

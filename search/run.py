@@ -191,6 +191,13 @@ class _Driver:
         replies = [row if finished else next(fresh) for row, finished in zip(rows, again, strict=True)]
         return [self.as_it_stands(row) for row in replies]
 
+    def strays(self, row: Row, sigmas: tuple[float, ...]) -> bool:
+        """Whether a row that moves along `sigmas` leaves the way that stock takes."""
+        schedule = self.sampler.sigmas
+        first = schedule.index(sigmas[0]) if sigmas[0] in schedule else len(schedule)
+        on_schedule = schedule[first : first + len(sigmas)] == sigmas
+        return not on_schedule or (row.x is not None and not self.sampler.exact_pauses)
+
     def is_candidate(self, row: Row) -> bool:
         """Whether a row was finished and recorded before the search stopped."""
         if row.id is None:
@@ -358,7 +365,10 @@ class _Driver:
             return rows
         keep = [self.nearest(sigmas[:-1], time) for time in self.early]
         moved = self.fitting("model", rows, lambda batch: self.sampler.advance(batch, sigmas, self, keep))
-        moved = [self.forgetting(row) for row in moved] if keep else moved
+        moved = [
+            replace(self.forgetting(new), as_stock=old.as_stock and not self.strays(old, sigmas))
+            for old, new in zip(rows, moved, strict=False)
+        ]
         if moved:
             self.measured[sigmas] = -((nfe - self.report.nfe) // len(moved))
             self.row_seconds = self.move_seconds = (self.seconds - before) / len(moved)
@@ -379,6 +389,7 @@ class _Driver:
     def evaluate(self, rows: list[Row], finished: bool) -> list[Row]:
         """Decode, score and record rows in order. Stops at the first that reaches a limit; the rest cannot win."""
         before = time.monotonic()
+        rows = [self.as_ended(row) for row in rows] if finished else rows
         (nfe, model_rows), images = self.mark, self.decode(rows)
         early = self.decode_early(rows) if finished else []
         spent, entered = self.report.nfe - nfe, self.report.model_rows - model_rows
@@ -411,6 +422,13 @@ class _Driver:
         if reason:
             raise _Stop(reason)
         return done
+
+    @staticmethod
+    def as_ended(row: Row) -> Row:
+        """A finished row, with a pause in its recipe if stock would have ended elsewhere."""
+        if row.as_stock or not row.recipe.replayable:
+            return row
+        return replace(row, recipe=row.recipe.then(op="pause"))
 
     def decode(self, rows: list[Row]) -> list[Tensor]:
         images: list[Tensor] = []

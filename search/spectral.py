@@ -24,12 +24,13 @@ def spectral(
 ) -> Search:
     """Cross-entropy search of the low frequencies of one noise, as in SES (arXiv 2602.03208).
 
-    The best of `starts` fresh noises is the base and lends its high frequencies to everything after it. Its `band` (the lowest share of the cosine
-    frequencies along each axis, which decides the layout) is drawn anew, `population` times a round, from a Gaussian
-    whose mean moves by `rate` to the mean of the best `elites` so far. Its standard deviation is what the mean leaves
-    of unit variance, sqrt(1 - |mean|^2 / d), so every sample is as large as white noise, and the spread shrinks by
-    itself as the elites agree. Below a deviation of `smallest` the best is banked (the driver keeps it) and another
-    base takes over.
+    The best of `starts` fresh noises is the base and lends its high frequencies to everything after it. Its `band`
+    (the lowest share of the cosine frequencies along each axis, which decides the layout) is drawn anew, `population`
+    times a round, from a Gaussian whose mean moves by `rate` to the mean of the best `elites` so far. Its standard
+    deviation is what the mean leaves of unit variance, sqrt(1 - |mean|^2 / d), so every sample is as large as white
+    noise, and the spread shrinks by itself as the elites agree. (SES fits a variance to each coefficient; that of a
+    few elites is mostly noise and lets the norm grow.) Below a deviation of `smallest` the best is banked (the driver
+    keeps it) and another base takes over.
     """
     while True:
         base, *_ = best_rows((yield from finish(space.fresh(starts))), 1)

@@ -12,7 +12,7 @@ from .zero_order import best_of
 def trust_region(
     space: Space,
     plan: Plan,
-    starts: int = 4,
+    starts: int = 8,
     neighbours: int = 4,
     cosine: float = 0.8,
     grow: float = 1.3,

@@ -29,6 +29,7 @@ class Row:
     id: int | None = None  # ledger id of this row's own last evaluation
     score: float = NAN  # of that evaluation; NaN = not judged, or could not be
     early: tuple[tuple[float, Tensor], ...] = ()  # (sigma, clean estimate) of steps that a verifier wants to see
+    as_stock: bool = True  # stock passes here too, on its way from this row's start noise
 
 
 class Meter(Protocol):
@@ -46,6 +47,7 @@ class Sampler(Protocol):
 
     sigmas: tuple[float, ...]  # the whole schedule, descending; step 0 is pure noise
     rows_per_candidate: int  # b: the batch of the latent, which is one candidate
+    exact_pauses: bool  # whether a row that stops on the way and goes on ends as if it had not stopped
 
     def advance(
         self, rows: Sequence[Row], sigmas: Sequence[float], meter: Meter, keep: Sequence[float] = ()

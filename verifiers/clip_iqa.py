@@ -109,7 +109,7 @@ KIND = VerifierKind(
         ),
         Setting(
             "pairs", "lines", _DEFAULT,
-            f"One in each line; the score is their mean. {', '.join(PAIRS)}, or your own: good sentence | bad sentence.",
+            f"One in each line; the score is their mean. {', '.join(PAIRS)}, or your own: good | bad.",
         ),
         Setting(
             "activation", "choice", "auto",

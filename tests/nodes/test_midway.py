@@ -167,3 +167,36 @@ def test_steps_by_hand_from_predictions_are_the_stock_euler_sampler(family: str)
         for row, seed in zip(rows, (1, 2), strict=True):
             [whole] = sampler.advance(start(sampler, seed), sampler.sigmas, Silent())
             assert (sampler.guider.model_patcher.model.process_latent_out(row.x) - whole.x).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("family", ["flow", "eps"])
+@pytest.mark.parametrize("sampler_name", comfy.samplers.KSampler.SAMPLERS)
+def test_whether_a_pause_is_exact_is_known_for_every_sampler(family: str, sampler_name: str) -> None:
+    sampler = port(family, sampler_name)
+    if sampler.cost(sampler.sigmas) is None or sampler.midway_refusal():
+        return
+    with torch.inference_mode():
+        [whole] = sampler.advance(start(sampler, 1), sampler.sigmas, Silent())
+        [paused] = sampler.advance(start(sampler, 1), sampler.sigmas[:4], Silent())
+        [ended] = sampler.advance([paused], sampler.sigmas[3:], Silent())
+    assert sampler.exact_pauses == torch.equal(ended.x, whole.x)
+
+
+@pytest.mark.parametrize(("sampler_name", "exact"), [("euler", True), ("heun", True), ("dpmpp_2m", False)])
+def test_a_paused_winner_has_a_seed_only_where_stock_makes_it_from_that_seed(sampler_name: str, exact: bool) -> None:
+    out = tiny.search(
+        tiny.sd3(), algorithm=search.algorithm("paths"), sampler_name=sampler_name, steps=6, max_nfe=80,
+        max_candidates=0, verifier=First(),
+    ).args  # fmt: skip
+    best = out[5].best.evaluation
+    assert best.candidate == 0 and (best.seed == 11) == exact
+    if exact:
+        assert tiny.difference(out[0], tiny.stock(tiny.sd3(), 11, sampler_name=sampler_name, steps=6)) <= 1e-5
+
+
+class First(tiny.Mean):
+    """The earlier an image comes, the better."""
+
+    def score(self, images: torch.Tensor, prompt: str) -> torch.Tensor:
+        super().score(images, prompt)
+        return -torch.arange(self.seen - len(images), self.seen, dtype=torch.float32)

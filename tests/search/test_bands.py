@@ -1,4 +1,4 @@
-"""The low-frequency band: the DCT of textbooks, a rotation, and nothing but the band moves; Gaussian mixes stay Gaussian."""
+"""The low-frequency band is that of scipy's DCT, nothing but the band moves, and mixes of white noise are white noise."""
 
 import math
 

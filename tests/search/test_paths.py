@@ -64,8 +64,9 @@ def test_the_defaults_make_four_rounds_of_the_papers_shares() -> None:
     ups = [r for r in recorded.requests if isinstance(r, Renoise)]
     downs = [r for r in recorded.requests if isinstance(r, Advance)]
     assert [r.sigma for r in ups] == pytest.approx([0.89, 0.86, 0.83, 0.80])
-    assert [r.sigmas[-1] for r in downs] == pytest.approx([0.11, 0.08, 0.05, 0.02, 0.0])
-    assert [r.sigmas[0] for r in downs] == pytest.approx([1.0, 0.89, 0.86, 0.83, 0.80])
+    # to the last sigma of the schedule, where the first images fork off, and on to the first share
+    assert [r.sigmas[-1] for r in downs] == pytest.approx([0.2, 0.11, 0.08, 0.05, 0.02, 0.0])
+    assert [r.sigmas[0] for r in downs] == pytest.approx([1.0, 0.2, 0.89, 0.86, 0.83, 0.80])
     assert [len(r.rows) for r in recorded.requests if isinstance(r, Judge)] == [10, 10, 10]
     assert [len(r.rows) for r in recorded.requests if isinstance(r, Finish)] == [2, 10]
 
@@ -82,7 +83,7 @@ def test_leg_steps_are_evenly_spaced_in_noise_share(leg_steps: int) -> None:
     for flow in (True, False):
         recorded, sampler = Recorded("paths", leg_steps=leg_steps), Counting(flow, steps=10)
         search(recorded.algorithm, sampler, Budget(candidates=12))
-        legs = [r.sigmas for r in recorded.requests if isinstance(r, Advance)][1:]
+        legs = [r.sigmas for r in recorded.requests if isinstance(r, Advance)][2:]
         assert len(legs) == 4
         for sigmas in legs:
             times = [sampler.time(s) for s in sigmas]

@@ -67,3 +67,15 @@ def test_slerp_goes_from_one_row_to_the_other_and_keeps_the_first_ones_step_nois
         assert torch.allclose(row.recipe.noise(draw), draw(seed), atol=1e-6)
         assert row.recipe.step_seed == 7 and row.parent == 7 and row.x is None
     assert Recipe.from_json(row.recipe.to_json()) == row.recipe
+
+
+def test_mixes_and_bands_start_at_pure_noise_with_their_base_as_parent_and_its_step_noise() -> None:
+    pivot = Row(Recipe.of_seed(7), 0.0, x=torch.zeros(1), id=12, parent=3, score=0.5)
+    one, two = space(), space()
+    mix, band = one.mix(pivot, 0.9), one.band(pivot, 0.25, 0.6, {5: 0.64, 6: -0.48})
+    for row in (mix, band):
+        assert (row.sigma, row.x, row.parent, row.id) == (14.6, None, 12, None) and row.score != row.score
+        assert row.recipe.step_seed == 7 and Recipe.from_json(row.recipe.to_json()) == row.recipe
+    assert mix.recipe.operations[1] == {"op": "mix", "seed": two.draw(), "cosine": 0.9}
+    shares = {"keep": 0.6, "seeds": [5, 6], "weights": [0.64, -0.48]}
+    assert band.recipe.operations[1] == {"op": "band", "fraction": 0.25, **shares}

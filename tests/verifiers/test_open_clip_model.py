@@ -89,8 +89,8 @@ def test_it_equals_open_clip(tmp_path: Path, name: str, prompt: str) -> None:
     got = load_open_clip(file).score(eight_bit / 255, prompt)
     assert torch.allclose(got, expected, rtol=0, atol=1e-6)
     logits = load_open_clip(file, measure="logit").score(eight_bit / 255, prompt)
-    bias = 0.0 if model.logit_bias is None else float(model.logit_bias)
-    times = float(model.logit_scale.exp())
+    bias = 0.0 if model.logit_bias is None else float(model.logit_bias.detach())
+    times = float(model.logit_scale.detach().exp())
     assert torch.allclose(logits, times * expected + bias, rtol=0, atol=1e-6 * times)
 
 
