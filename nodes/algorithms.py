@@ -119,11 +119,6 @@ class TrustRegionSearch(io.ComfyNode):
         cls, starts: int = 8, neighbours: int = 4, cosine: float = 0.8, grow: float = 1.3, shrink: float = 0.7,
         smallest: float = 0.99,
     ) -> io.NodeOutput:  # fmt: skip
-        if cosine >= smallest:
-            raise search.SearchError(
-                f"Search: Trust Region: got cosine={cosine:g} and smallest={smallest:g}; expected cosine below "
-                "smallest, or every walk would end before its first step"
-            )
         settings = {"starts": starts, "neighbours": neighbours, "cosine": cosine, "grow": grow, "shrink": shrink}
         return io.NodeOutput(search.algorithm("trust_region", **settings, smallest=smallest))
 
@@ -143,7 +138,7 @@ class PCNSearch(io.ComfyNode):
                 io.Int.Input("chains", default=4, min=1, max=256, tooltip="Chains that walk side by side."),
                 io.Float.Input("cosine", default=0.9, min=0.0, max=0.999, step=0.01,
                                tooltip="How much of its noise a chain keeps in a step: 1 = all, 0 = nothing."),
-                io.Float.Input("temperature", default=0.3, min=0.01, max=100.0, step=0.01,
+                io.Float.Input("temperature", default=0.2, min=0.01, max=100.0, step=0.01,
                                tooltip="Lower = steps to worse noises are rarer. In standard deviations of the scores "
                                        "of fresh noises."),
             ],
@@ -151,7 +146,7 @@ class PCNSearch(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, starts: int = 8, chains: int = 4, cosine: float = 0.9, temperature: float = 0.3
+        cls, starts: int = 8, chains: int = 4, cosine: float = 0.9, temperature: float = 0.2
     ) -> io.NodeOutput:
         settings = {"starts": starts, "chains": chains, "cosine": cosine, "temperature": temperature}
         return io.NodeOutput(search.algorithm("pcn", **settings))
@@ -171,7 +166,7 @@ class SpectralSearch(io.ComfyNode):
                 io.Float.Input("band", default=0.25, min=0.01, max=1.0, step=0.01,
                                tooltip="Share of the frequencies along each axis that is searched: 1 = all."),
                 io.Int.Input("population", default=8, min=1, max=1024, tooltip="Samples per round."),
-                io.Int.Input("elites", default=3, min=1, max=256,
+                io.Int.Input("elites", default=3, min=2, max=256,
                              tooltip="The best so far whose mean the next samples are drawn around."),
                 io.Float.Input("rate", default=1.0, min=0.05, max=1.0, step=0.05,
                                tooltip="How far the mean moves to that of the elites in a round."),

@@ -9,6 +9,7 @@ from .errors import SearchError
 from .evolution import evolution
 from .paths import search_over_paths
 from .pcn import pcn
+from .pruning import pruned_search
 from .random_search import random_search
 from .recipe import Recipe
 from .report import Evaluation, Kept, SearchReport
@@ -23,6 +24,7 @@ from .zero_order import zero_order
 #: Every search algorithm by name. Iterated by the tests, so a new one is tested on arrival.
 ALGORITHMS: dict[str, Callable[..., Search]] = {
     "random": random_search,
+    "pruned": pruned_search,
     "zero_order": zero_order,
     "paths": search_over_paths,
     "trust_region": trust_region,
@@ -32,7 +34,7 @@ ALGORITHMS: dict[str, Callable[..., Search]] = {
     "smc": smc,
 }
 #: The algorithms that pause rows between the first and the last sigma.
-MIDWAY = frozenset({"paths", "evolution", "smc"})
+MIDWAY = frozenset({"pruned", "paths", "evolution", "smc"})
 
 
 def algorithm(name: str, **settings: object) -> Algorithm:

@@ -2,13 +2,13 @@
 
 A plan starts `first` candidates and cuts them down at some steps: "after step 7 keep 12, after step 11 keep 4". What a
 cut is worth depends on how well an x0 prediction's score tells the final one. That is a `Curve`; a plan is found by
-playing candidates whose scores follow the curve, a Gaussian Markov chain from the first step to the last, against
-hundreds of plans of the same cost, and then the best of these against each other on fresh candidates.
+playing candidates whose scores follow the curve, a Gaussian Markov chain from the first step to the last, with
+hundreds of plans of the same cost, and then with the best of these on fresh candidates. In half of the games the curve
+is a worse one, because it differs from prompt to prompt and cutting too early costs more than cutting too late.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,7 +24,11 @@ Cut = tuple[int, int]
 
 #: More than this many times the candidates of plain best-of-N are never started: a curve may be wrong.
 MOST_STARTED = 1.9
-_POOLS, _FINALISTS, _FINAL_POOLS = 48, 24, 384
+#: Where cuts may lie, as shares of the steps.
+PLACES = (0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85)
+#: In half of the games visibility is raised to this power.
+_WORSE = 1.5
+_POOLS, _FINALISTS, _FINAL_POOLS = 64, 24, 384
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class HalvingPlan:
-    """Start `first` candidates; at each cut the best go on. Candidate 0 is never cut."""
+    """Start `first` candidates; at each cut the best go on to the end or to the next cut."""
 
     first: int
     cuts: tuple[Cut, ...] = ()
@@ -73,16 +77,16 @@ class HalvingPlan:
 
 @lru_cache(maxsize=64)
 def halving_plan(curve: Curve, steps: int, budget: int, judge_cost: float = 0.0) -> HalvingPlan:
-    """The plan for `budget` steps in all that finds the best final score, by the curve.
+    """The plan for `budget` steps in all that finds the best final score, by the curve, beside one whole candidate.
 
     `steps` is what one candidate takes. Plain best-of-N is among the plans that are compared, so a curve that says
-    nothing early leads to no cut.
+    nothing early leads to no cut. The whole candidate is the user's own, which is never cut and not paid from `budget`.
     """
     whole = max(1, budget // steps)
     plain = HalvingPlan(whole)
-    if whole < 3 or steps < 4:
+    if whole < 2 or steps < 4:
         return plain
-    places = sorted({round(share * steps) for share in (0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8)} - {0, steps})
+    places = sorted({round(share * steps) for share in PLACES} - {0, steps})
     plans = [plain, *_plans(steps, budget, whole, places, judge_cost)]
     scored = _values(plans, _played(curve, steps, places, plans, _POOLS, seed=1))
     order = sorted(range(len(plans)), key=lambda i: -scored[i])[:_FINALISTS]
@@ -95,8 +99,9 @@ def _plans(steps: int, budget: int, whole: int, places: Sequence[int], judge_cos
     """All plans of one or two cuts on a grid that cost at most `budget`, each with as many candidates as it can."""
     plans = []
     for i, early in enumerate(places):
-        for keep in sorted({max(2, round(whole * share)) for share in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)}):
-            later = [(late, few) for late in places[i + 1 :] for few in sorted({max(1, keep // 3), max(1, keep // 2)})]
+        for keep in sorted({max(1, round(whole * share)) for share in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)}):
+            fewer = sorted({max(1, round(keep * share)) for share in (0.33, 0.5, 0.67)} - {keep})
+            later = [(late, few) for late in places[i + 1 :] for few in fewer]
             for cuts in [((early, keep),), *(((early, keep), cut) for cut in later)]:
                 rest = HalvingPlan(0, cuts).cost(steps, judge_cost)
                 first = min(int((budget - rest) / (early + judge_cost)), int(MOST_STARTED * whole))
@@ -110,26 +115,25 @@ def _played(
 ) -> dict[int, Tensor]:
     """Scores [pools, candidates] after every place and at the end: a Gaussian Markov chain that follows the curve."""
     generator = torch.Generator().manual_seed(seed)
-    shape = pools, max(plan.first for plan in plans)
-    now, seen = torch.randn(shape, generator=generator), 1.0
+    shape = pools, 1 + max(plan.first for plan in plans)  # the last is the user's own
+    power = torch.where(torch.arange(pools) % 2 == 0, 1.0, _WORSE)[:, None]
+    now, seen = torch.randn(shape, generator=generator), torch.ones(pools, 1)
     scores = {steps: now}
     for place in reversed(places):
-        visibility = min(curve.at(place / steps), seen)
+        visibility = torch.minimum(torch.tensor(curve.at(place / steps)) ** power, seen)
         kept = visibility / seen
-        now = kept * now + math.sqrt(1 - kept**2) * torch.randn(shape, generator=generator)
+        now = kept * now + (1 - kept**2).sqrt() * torch.randn(shape, generator=generator)
         scores[place], seen = now, visibility
     return scores
 
 
 def _values(plans: Sequence[HalvingPlan], scores: dict[int, Tensor]) -> list[float]:
-    """The mean final score of every plan's winner."""
+    """The mean final score of every plan's winner, or of the user's own candidate if that is better."""
     end = scores[max(scores)]
     values = []
     for plan in plans:
         alive = torch.arange(plan.first).expand(len(end), -1)
         for step, keep in plan.cuts:
-            early = scores[step].gather(1, alive)
-            early[:, 0] = math.inf  # candidate 0 is never cut, and stays in front
-            alive = alive.gather(1, early.topk(keep, dim=1).indices)
-        values.append(float(end.gather(1, alive).amax(dim=1).mean()))
+            alive = alive.gather(1, scores[step].gather(1, alive).topk(keep, dim=1).indices)
+        values.append(float(torch.maximum(end.gather(1, alive).amax(dim=1), end[:, -1]).mean()))
     return values

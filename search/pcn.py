@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from .errors import SearchError
 from .space import Space
 from .types import Plan, Row, Search, finish
 
@@ -12,7 +13,7 @@ DRAWS = 1 << 50  # space.draw() lies in [0, 2**50)
 
 
 def pcn(
-    space: Space, plan: Plan, starts: int = 8, chains: int = 4, cosine: float = 0.9, temperature: float = 0.3
+    space: Space, plan: Plan, starts: int = 8, chains: int = 4, cosine: float = 0.9, temperature: float = 0.2
 ) -> Search:
     """Chains whose stationary law is N(0, I) tilted by exp(score / T) (pCN of Cotter et al. 2013, arXiv 1202.0709).
 
@@ -23,6 +24,8 @@ def pcn(
 
     No score (NaN) counts as the lowest: it is left for any score and never moved to from one.
     """
+    if not temperature > 0:
+        raise SearchError(f"pcn: got temperature={temperature:g}; expected more than 0 (lower climbs, higher wanders)")
     pool: list[Row] = yield from finish(space.fresh(starts))
     scale = temperature * spread(pool)
     states = [pool[drawn(space, [potential(row.score, scale) for row in pool])] for _ in range(chains)]

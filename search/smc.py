@@ -1,4 +1,4 @@
-"""Sequential Monte Carlo: particles go down the schedule at random steps, the good ones multiply, the bad ones end."""
+"""Sequential Monte Carlo: particles go down the schedule at random steps; the good ones multiply, the bad ones end."""
 
 from __future__ import annotations
 
@@ -8,47 +8,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import SearchError
+from .paths import best_rows
 from .resampling import RESAMPLING, effective_size, normalised, top
 from .space import Space
 from .transitions import FRESH, glass, parted, random_step
-from .types import Plan, Row, Search, advance, finish, judge, predict
+from .types import Plan, Search, advance, finish, judge, predict
 
 POTENTIALS = ("max", "diff", "add", "current")
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """What a particle remembers of the scores on its way, its ancestors' included."""
-
-    best: float = -math.inf
-    total: float = 0.0
-    energy: float = 0.0  # of the last judgement
-    log_weight: float = 0.0  # since the last resampling
-
-    def weighed(self, potential: str, score: float, strength: float) -> Lineage:
-        """The lineage after one more score; a score that is not finite takes all its weight."""
-        best, total = max(self.best, score), self.total + score
-        energy = strength * {"max": best, "add": total, "diff": score, "current": score}[potential]
-        gain = energy - self.energy if potential == "diff" else energy
-        if not math.isfinite(score):
-            return replace(self, log_weight=-math.inf)
-        return Lineage(best, total, energy, self.log_weight + gain)
-
-
-class Spread:
-    """Standard deviation of the scores within one judgement, pooled over all judgements so far."""
-
-    def __init__(self) -> None:
-        self.squares, self.freedom = 0.0, 0
-
-    def see(self, scores: Sequence[float]) -> float:
-        """Take in the scores of one judgement and return the spread; 1 while all scores were equal."""
-        finite = [score for score in scores if math.isfinite(score)]
-        if len(finite) > 1:
-            mean = sum(finite) / len(finite)
-            self.squares += sum((score - mean) ** 2 for score in finite)
-            self.freedom += len(finite) - 1
-        return math.sqrt(self.squares / self.freedom) if self.squares > 0 else 1.0
+METHODS = (*RESAMPLING, "top")
+TRANSITIONS = (*FRESH, "glass")
 
 
 def smc(
@@ -60,36 +28,60 @@ def smc(
     increase: bool = True,
     raw: bool = False,
     resampling: str = "systematic",
-    survivors: int = 1,
+    survivors: float = 0.0,
     ess: float = 1.0,
     start: float = 0.12,
     end: float = 0.75,
-    every: int = 1,
+    every: float = 0.0,
     transition: str = "ancestral",
     eta: float = 1.0,
     rho: float = 0.4,
     inner: int = 1,
 ) -> Search:
+    """Feynman-Kac steering (arXiv 2501.06848) with the switches of arXiv 2505.23614 (sections 2.1 and 2.2 there).
+
+    `particles` fresh noises go down together, by the user's sampler up to the share `start` of the steps, then at random
+    steps of the kind `transition` up to `end`, then by the user's sampler to finished images. On the random part, at
+    every share `every` of the steps (0 = at each), their x0 predictions are judged, and the population is resampled by
+    weights: exp(strength * potential), times the weights since the last resampling. Copies part, by step noise of their
+    own. Then it begins again with fresh noises. The user's own seed is rendered first, as stock does it.
+
+    The potential of a score r is r ("current"), the best ("max") or the sum ("add") of the lineage's scores, or what was
+    gained since the last judgement ("diff"). The strength is `temperature`, or rises to it linearly from `start` to
+    `end` (`increase`), because early predictions say little. Unless `raw`, scores are in units of their standard
+    deviation within a judgement, pooled over all judgements of the search so far, so that it fits any verifier. What
+    cannot be judged has no weight.
+
+    `resampling` is one of METHODS; "top" lets the best share `survivors` of the particles go on in equal copies (0 = the
+    best alone). Resampling waits until the effective sample size falls below the share `ess` of the particles (1 = never
+    waits). `eta` is the randomness of a transition; "glass" has the correlation `rho` of noises instead, and spends
+    `inner` steps of the schedule on each. When the budget is in NFE, it is dealt out to rounds of equal size, at most
+    `particles` each; 0 makes one round of all that fit (of 8 where the budget is not in NFE).
+    """
+    _check(particles, potential, temperature, resampling, survivors, ess, start, end, every, transition, eta, rho, inner)
+    stops, judged = stages(plan, start, end, every, inner if transition == "glass" else 1)
+    first, last = stops[0], stops[-1]
     spread = Spread()
-    first, last = stage(plan, start, end)
-    stops = [*range(first, last, inner if transition == "glass" else 1), last]
     yield from finish(space.fresh(1))
     for count in rounds(plan, particles):
         rows = yield from advance(space.fresh(count), plan.sigmas[: first + 1])
         lineages = [Lineage()] * count
-        seeds: list[int | None] = [space.draw() for _ in rows]
-        for stop, (here, there) in enumerate(zip(stops, stops[1:], strict=False)):
+        seeds: list[int | None] = [space.draw() for _ in rows]  # of new step noise; None = a row has its own
+        for here, there in zip(stops, stops[1:], strict=False):
             rows = yield from predict(rows)
-            if stop % every == 0:
+            if here in judged:
                 rows = yield from judge(rows, fresh=False)
                 scores = [row.score for row in rows]
-                heat = temperature * ((there - first) / (last - first) if increase else 1.0)
-                strength = heat if raw else heat / spread.see(scores)
+                strength = temperature * ((there - first) / (last - first) if increase else 1.0)
+                strength /= 1.0 if raw else spread.after(scores)
                 lineages = [l.weighed(potential, s, strength) for l, s in zip(lineages, scores, strict=True)]
                 weights = normalised([lineage.log_weight for lineage in lineages])
-                if effective_size(weights) <= ess * count:
-                    parents = top(weights, survivors) if resampling == "top" else RESAMPLING[resampling](weights, space.draw())
-                    seeds = [seeds[p] if i == parents.index(p) else space.draw() for i, p in enumerate(parents)]
+                if ess >= 1 or effective_size(weights) < ess * count:
+                    if resampling == "top":
+                        parents = top(weights, round(survivors * count))
+                    else:
+                        parents = RESAMPLING[resampling](weights, space.draw())
+                    seeds = [seeds[p] if p not in parents[:i] else space.draw() for i, p in enumerate(parents)]
                     rows = [rows[p] for p in parents]
                     lineages = [replace(lineages[p], log_weight=0.0) for p in parents]
             rows = [parted(row, seed) for row, seed in zip(rows, seeds, strict=True)]
@@ -98,19 +90,116 @@ def smc(
                 rows = yield from glass(rows, plan, plan.sigmas[there], rho, there - here)
             else:
                 rows = [random_step(row, plan, plan.sigmas[there], transition, eta) for row in rows]
-        yield from finish(rows)
+        yield from finish(best_rows(rows, count))
 
 
-def stage(plan: Plan, start: float, end: float) -> tuple[int, int]:
+@dataclass(frozen=True)
+class Lineage:
+    """What a particle remembers of the scores on its way, its ancestors' included."""
+
+    best: float = -math.inf
+    total: float = 0.0
+    energy: float = 0.0  # strength * score of the last judgement
+    log_weight: float = 0.0  # since the last resampling
+
+    def weighed(self, potential: str, score: float, strength: float) -> Lineage:
+        """The lineage after one more score; one that is not finite takes all its weight."""
+        if not math.isfinite(score):
+            return replace(self, log_weight=-math.inf)
+        best, total, energy = max(self.best, score), self.total + score, strength * score
+        gain = {"max": strength * best, "add": strength * total, "diff": energy - self.energy, "current": energy}
+        return Lineage(best, total, energy, self.log_weight + gain[potential])
+
+
+class Spread:
+    """Standard deviation of the scores within one judgement, pooled over all judgements so far."""
+
+    def __init__(self) -> None:
+        self.squares, self.freedom = 0.0, 0
+
+    def after(self, scores: Sequence[float]) -> float:
+        """Take in the scores of one judgement and return the spread; 1 while all scores were equal."""
+        finite = [score for score in scores if math.isfinite(score)]
+        if finite:
+            mean = sum(finite) / len(finite)
+            self.squares += sum((score - mean) ** 2 for score in finite)
+            self.freedom += len(finite) - 1
+        return math.sqrt(self.squares / self.freedom) if self.squares > 0 else 1.0
+
+
+def stages(plan: Plan, start: float, end: float, every: float, stride: int) -> tuple[list[int], set[int]]:
+    """The steps between which transitions lead, and those among them at which particles are judged."""
     steps = len(plan.sigmas) - 1
-    last = min(steps - 1, round(end * steps))
-    return min(last, round(start * steps)), last
+    last = min(round(end * steps), steps - 1)  # a random step to 0 would leave its noise in the image
+    first = min(round(start * steps), last)
+    stops = [*range(first, last, stride), last]
+    judged, due = set(), float(first)
+    for stop in stops[:-1]:
+        if stop >= due - 1e-9:
+            judged.add(stop)
+            due += max(1.0, every * steps)
+    return stops, judged
 
 
 def rounds(plan: Plan, particles: int) -> Iterator[int]:
+    """The size of the population of every round: equal ones that spend the NFE budget, if there is one."""
     if plan.nfe and plan.candidate_nfe:
-        total = max(1, plan.nfe // plan.candidate_nfe - 1)
-        parts = max(1, round(total / particles)) if particles else 1
-        yield from (total // parts + (i < total % parts) for i in range(parts))
+        total = max(1, plan.nfe // plan.candidate_nfe - 1)  # one is the user's own
+        count = math.ceil(total / particles) if particles else 1
+        yield from (total // count + (i < total % count) for i in range(count))
     while True:
         yield particles or 8
+
+
+def _check(
+    particles: int, potential: str, temperature: float, resampling: str, survivors: float, ess: float, start: float,
+    end: float, every: float, transition: str, eta: float, rho: float, inner: int,
+) -> None:  # fmt: skip
+    for name, got, expected in (
+        ("potential", potential, POTENTIALS),
+        ("resampling", resampling, METHODS),
+        ("transition", transition, TRANSITIONS),
+    ):
+        if got not in expected:
+            raise SearchError(f"smc: got {name}={got!r}; expected one of {', '.join(expected)}")
+    for name, share in (("survivors", survivors), ("ess", ess), ("every", every), ("eta", eta), ("rho", rho)):
+        if not 0 <= share <= 1:
+            raise SearchError(f"smc: got {name}={share:g}; expected 0 to 1")
+    if not 0 <= start <= end <= 1:
+        raise SearchError(f"smc: got start={start:g}, end={end:g}; expected 0 <= start <= end <= 1")
+    if not 0 <= temperature < math.inf:
+        raise SearchError(f"smc: got temperature={temperature:g}; expected 0 or more")
+    if particles < 0 or inner < 1:
+        raise SearchError(f"smc: got particles={particles}, inner={inner}; expected 0 or more, and at least one")
+
+
+#: Settings as papers publish them, on raw scores, and `tuned`, this project's own (benchmarks). The steps before `start`
+#: and after `end` are the user's sampler's in all of them, where FK, BFS, DAS and SVDD take random steps throughout.
+PRESETS: dict[str, dict[str, Any]] = {
+    "tuned": {},
+    # arXiv 2501.06848, launch script: lambda 10, DDIM with eta 1, resampling at 20, 40, 60 and 80 % of the steps
+    "FK": {
+        "particles": 4, "potential": "max", "temperature": 10.0, "increase": False, "raw": True,
+        "resampling": "multinomial", "start": 0.2, "end": 0.85, "every": 0.2, "transition": "ddim",
+    },
+    # arXiv 2505.23614: FK with increasing temperature and SSP resampling
+    "BFS": {
+        "particles": 4, "potential": "max", "temperature": 10.0, "increase": True, "raw": True,
+        "resampling": "ssp", "start": 0.2, "end": 0.85, "every": 0.2, "transition": "ddim",
+    },
+    # arXiv 2501.05803 without its gradient: every step, when ESS < K / 2; lambda 1 / 0.005 as for aesthetic scores
+    "DAS": {
+        "particles": 4, "potential": "diff", "temperature": 200.0, "increase": True, "raw": True,
+        "resampling": "ssp", "ess": 0.5, "start": 0.0, "end": 0.95, "transition": "ddim",
+    },
+    # arXiv 2408.08252: of M = 20 next states the one with the best x0 prediction, at every step
+    "SVDD": {
+        "particles": 20, "potential": "current", "raw": True, "increase": False, "resampling": "top",
+        "survivors": 0.0, "start": 0.0, "end": 0.95, "transition": "ddim",
+    },
+    # arXiv 2502.11420, on the current state: at every step the best A of A * K go on, here 2 of 4
+    "TreeG": {
+        "particles": 4, "potential": "current", "raw": True, "increase": False, "resampling": "top",
+        "survivors": 0.5, "start": 0.0, "end": 0.95, "transition": "ddim",
+    },
+}  # fmt: skip

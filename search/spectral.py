@@ -39,7 +39,8 @@ def spectral(
         while (deviation := math.sqrt(max(0.0, 1 - size(mean)))) > smallest:
             drawn = [{**mean, space.draw(): deviation} for _ in range(population)]
             wide = [space.band(base, band, each.pop(OWN, 0.0), each) for each in drawn]
-            best = best_rows((yield from finish([*best, *wide])), elites)
+            done = yield from finish([*best, *wide])
+            best = [row for row in best_rows(done, elites) if math.isfinite(row.score)] or [base]
             mean = moved(mean, average([shares(row, base) for row in best]), rate)
 
 

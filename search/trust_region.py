@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from .errors import SearchError
 from .space import Space
 from .types import Plan, Row, Search, finish
 from .zero_order import best_of
@@ -27,6 +28,11 @@ def trust_region(
     (the driver keeps it) and the next region starts from fresh noises. A centre without a score (NaN) gives way to any
     neighbour that has one.
     """
+    if not cosine < smallest:
+        raise SearchError(
+            f"trust region: got cosine={cosine:g}, smallest={smallest:g}; expected cosine below smallest, or every "
+            "region would collapse before its first step"
+        )
     while True:
         region: list[Row] = yield from finish(space.fresh(starts))
         centre = best_of(region) or region[0]

@@ -1,4 +1,4 @@
-"""The low-frequency band is that of scipy's DCT, nothing but the band moves, and mixes of white noise are white noise."""
+"""The low-frequency band is that of scipy's DCT, nothing but the band moves, and mixes of white noise are white."""
 
 import math
 

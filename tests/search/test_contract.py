@@ -29,7 +29,7 @@ EVERY = pytest.mark.parametrize(
     [pytest.param(n, f, o, id=f"{n}-{'flow' if f else 'eps'}-{o}") for n in ALGORITHMS for f, o in KINDS],
 )
 NAMES = pytest.mark.parametrize("name", list(ALGORITHMS))
-AT_ONCE = {"zero_order": 4}  # the rows of the largest request, where they are fewer than 8
+AT_ONCE = {"zero_order": 4, "smc": 4}  # the rows of the largest request, where they are fewer than 8
 
 
 def test_midway_names_are_algorithms_and_the_flag_is_set_on_them() -> None:
@@ -53,7 +53,7 @@ def test_the_flag_says_truly_whether_rows_are_paused_midway(name: str) -> None:
 @NAMES
 def test_every_helper_call_of_an_algorithm_is_yielded_from(name: str) -> None:
     tree = ast.parse(Path(inspect.getfile(ALGORITHMS[name])).read_text(encoding="utf-8"))
-    helpers = {"advance", "finish", "judge", "renoise"}
+    helpers = {"advance", "finish", "judge", "predict", "renoise"}
     yielded = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.YieldFrom)}
     calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", None) in helpers]
     assert calls and inspect.isgeneratorfunction(ALGORITHMS[name])
@@ -165,7 +165,7 @@ def test_a_budget_of_one_candidate_renders_the_users_own_whole(name: str, flow: 
 @EVERY
 def test_nan_never_wins(name: str, flow: bool, order: int) -> None:
     report = search(name, Counting(flow, order), Budget(nfe=500), often_nan(), top_k=4)
-    verdicts = [e.verdict for e in report.finished]
+    verdicts = [e.verdict for e in report.evaluations]
     assert "not judged" in verdicts and "judged" in verdicts
     judged = [e.score for e in report.finished if e.verdict == "judged"]
     assert report.best is not None and report.best.evaluation.score == max(judged)
@@ -229,7 +229,8 @@ def test_a_request_is_answered_row_by_row_in_order(name: str) -> None:
 def test_parents_are_earlier_evaluations_and_grow_the_recipe(name: str) -> None:
     report = search(name, Counting(), Budget(nfe=700))
     recipes = [e.recipe for e in report.evaluations]
-    assert len(set(map(str, recipes))) >= 0.9 * len(recipes)
+    # a particle that goes on by its own random steps is seen at several sigmas under one recipe
+    assert len({(e.sigma, str(e.recipe)) for e in report.evaluations}) >= 0.9 * len(recipes)
     children = [e for e in report.evaluations if e.parent is not None]
     assert bool(children) == (name != "random")
     for e in children:

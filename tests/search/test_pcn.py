@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pack.search import Budget, Candidates, Recipe, SearchReport, Space, algorithm
+from pack.search import Budget, Candidates, Recipe, SearchError, SearchReport, Space, algorithm
 from pack.search.pcn import accepted, drawn, spread
 from pack.search.recipe import gaussian
 from pack.search.types import Finish, Row
@@ -121,6 +121,11 @@ def test_the_spread_ignores_what_has_no_score_and_is_1_where_all_are_equal(
     scores: list[float], expected: float
 ) -> None:
     assert spread([Row(Recipe.of_seed(1), 0.0, score=score) for score in scores]) == expected
+
+
+def test_a_temperature_of_zero_is_refused() -> None:
+    with pytest.raises(SearchError, match="temperature=0; expected more than 0"):
+        search(algorithm("pcn", temperature=0.0), Counting(), Budget(candidates=9))
 
 
 def test_it_is_the_same_for_a_verifier_on_another_scale() -> None:

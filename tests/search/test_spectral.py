@@ -153,6 +153,17 @@ def test_what_has_no_score_is_no_elite() -> None:
     assert second_round["keep"] == 0.5 and report.evaluations[9].recipe[-1]["seeds"][0] in second_round["seeds"]
 
 
+def test_fewer_scores_than_elites_leave_out_those_without_one() -> None:
+    nan = float("nan")
+    scores = iter([1.0, nan, 2.0, nan, nan, 4.0] + [nan] * 1000)
+    shy = Scorer("shy", lambda clean: torch.tensor([next(scores) for _ in clean]))
+    sampler = Counting(steps=3, means=ONE_PEAK, spread=1.0)
+    report = search(algorithm("spectral", starts=2, population=4), sampler, Budget(candidates=10), shy, batch=1)
+    chosen = [report.evaluations[i].recipe[-1]["seeds"][0] for i in (2, 5)]
+    for e in report.evaluations[6:]:
+        assert e.recipe[-1]["seeds"][:2] == chosen[::-1] and e.recipe[-1]["keep"] == pytest.approx(1 / 3)
+
+
 def test_under_a_pooled_ensemble_elites_are_ranked_in_one_pool() -> None:
     sampler = Counting(steps=3, means=ONE_PEAK, spread=1.0)
     pooled = search("spectral", sampler, Budget(candidates=80), RankMean(first()), batch=4)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pack.search import Budget, Evaluation, SearchReport, algorithm
+from pack.search import Budget, Evaluation, SearchError, SearchReport, algorithm
 from pack.tests.search.test_zero_order import ONE_PEAK, bumpy, noise
 from pack.tests.search.worlds import Counting, RankMean, Scorer, first, search, second
 
@@ -69,6 +69,11 @@ def test_the_angle_never_exceeds_a_right_one() -> None:
     cosines = [e.recipe[-1]["cosine"] for e in report.evaluations if e.parent is not None]
     assert min(cosines) >= 0 and abs(cosines[-1]) < 1e-12
     assert cosines == sorted(cosines, reverse=True)
+
+
+def test_a_first_step_below_the_smallest_is_refused() -> None:
+    with pytest.raises(SearchError, match="expected cosine below smallest"):
+        search(algorithm("trust_region", cosine=0.995), Counting(), Budget(candidates=9))
 
 
 def test_it_beats_random_search_at_equal_nfe_on_a_smooth_landscape() -> None:

@@ -1,0 +1,238 @@
+"""Pruned best-of-N on real rewards: recorded scores of x0 predictions of FLUX.1-dev and SDXL, played back.
+
+    python run.py bench replay --data x0_rewards_flux_sdxl.npz [--splits 20] [--orders 4]
+
+The file holds arrays {flux,sdxl}_{image_reward,hps_v2,pick_score} [prompts, seeds, steps]: the score of the x0
+prediction after step s, which s + 1 model calls made; the last is the finished image. A sampler and a verifier play it
+back, so that the real driver and the real algorithm run: seeds of a prompt come in random orders, as fresh candidates.
+
+For every split the curve is measured on one half of the prompts and the search runs on the other. Effective compute is
+the NFE that best-of-N needs for the same mean score, over the NFE that were spent; best-of-N is exact (the expected
+maximum over all subsets of the recorded seeds). Held out are the two other rewards of the pick, in within-prompt
+standard deviations, less those of best-of-N's pick. The second table charges every score of an x0 prediction with
+0.25 NFE for decoder and verifier.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..search import Algorithm, Budget, Candidates, algorithm, run
+from ..search.curves import measured_curve
+from ..search.types import Meter, Row
+from .pass_rate import RESULTS
+
+BUDGETS = (100, 200, 400, 800)
+REWARDS = ("image_reward", "hps_v2", "pick_score")
+JUDGE_COST = 0.25
+#: Curves start here: before it nothing was seen of any reward.
+FIRST = 0.2
+
+
+class Played:
+    """The candidates of one prompt: candidate i is the i-th seed of `order`, at a step of its recorded way.
+
+    A state is [place in the order, steps done]; an image shows the same two numbers to the verifier.
+    """
+
+    rows_per_candidate = 1
+    exact_pauses = True
+
+    def __init__(self, steps: int, order: Sequence[int]) -> None:
+        self.sigmas = tuple(1 - i / steps for i in range(steps + 1))
+        self.order = list(order)
+        self.place: dict[int, int] = {}  # of a seed in the order in which they came
+
+    def column(self, seed: int) -> int:
+        return self.order[self.place.setdefault(seed, len(self.place))]
+
+    def advance(
+        self, rows: Sequence[Row], sigmas: Sequence[float], meter: Meter, keep: Sequence[float] = ()
+    ) -> list[Row]:
+        steps = len(self.sigmas) - 1
+        for _ in sigmas[1:]:
+            meter.forward(len(rows))
+            meter.model_rows(len(rows))
+        done = round((1 - sigmas[-1]) * steps)
+        states = [torch.tensor([[float(self.column(row.recipe.step_seed)), float(done)]]) for row in rows]
+        return [replace(row, sigma=sigmas[-1], x=x, x0=x) for row, x in zip(rows, states, strict=True)]
+
+    def decode(self, rows: Sequence[Row]) -> list[Tensor]:
+        shown = [row.x for row in rows]
+        return [torch.cat([x, torch.zeros(1, 1)], dim=1).reshape(1, 1, 1, 3) for x in shown if x is not None]
+
+    def cost(self, sigmas: Sequence[float]) -> int:
+        return len(sigmas) - 1
+
+    def time(self, sigma: float) -> float:
+        return sigma
+
+    def sigma(self, time: float) -> float:
+        return time
+
+    def coefficients(self, sigma: float) -> tuple[float, float]:
+        return 1 - sigma, sigma
+
+    def micro_batch(self) -> int:
+        return 256
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return isinstance(error, MemoryError)
+
+    def free_memory(self) -> None: ...
+
+    def predict(self, rows: Sequence[Row], meter: Meter) -> list[Row]:
+        raise NotImplementedError("only the recorded predictions can be played")
+
+    def renoise(self, row: Row, sigma: float, seed: int) -> Row:
+        raise NotImplementedError("only the recorded ways can be played")
+
+
+class Recorded:
+    """A verifier that looks its scores up: [seeds, steps] of one prompt."""
+
+    def __init__(self, name: str, scores: Tensor) -> None:
+        self.name, self.scores = name, scores
+
+    def score(self, images: Tensor, prompt: str) -> Tensor:
+        column, done = images[:, 0, 0, 0].long(), images[:, 0, 0, 1].long()
+        return self.scores[column, done - 1]
+
+
+def best_of_n(final: np.ndarray) -> np.ndarray:
+    """The expected best of n of the seeds [prompts, seeds] drawn without replacement, [n, prompts] for n = 1, 2, ..."""
+    ordered = np.sort(final, axis=1)
+    seeds = final.shape[1]
+    table = np.empty((seeds, len(final)))
+    for n in range(1, seeds + 1):
+        # P(the best of n is the i-th lowest) = C(i - 1, n - 1) / C(seeds, n)
+        weights = [math.comb(i - 1, n - 1) / math.comb(seeds, n) if i >= n else 0.0 for i in range(1, seeds + 1)]
+        table[n - 1] = ordered @ np.array(weights)
+    return table
+
+
+def held_out_of_best(final: np.ndarray, other: np.ndarray, n: int) -> np.ndarray:
+    """The expected other reward of the best of n, [prompts]."""
+    ranks = np.argsort(np.argsort(final, axis=1), axis=1) + 1
+    seeds = final.shape[1]
+    chance = np.array([0.0] + [math.comb(i - 1, n - 1) / math.comb(seeds, n) if i >= n else 0.0
+                               for i in range(1, seeds + 1)])  # fmt: skip
+    return np.asarray((other * chance[ranks]).sum(axis=1))
+
+
+class Replay:
+    """The recorded rewards of one model, and searches on them."""
+
+    def __init__(self, data: dict[str, np.ndarray], model: str, orders: int) -> None:
+        self.rewards = {name: data[f"{model}_{name}"].astype(np.float64) for name in REWARDS}
+        self.prompts, self.seeds, self.steps = self.rewards[REWARDS[0]].shape
+        generator = np.random.default_rng(7)
+        self.orders = [[generator.permutation(self.seeds) for _ in range(orders)] for _ in range(self.prompts)]
+        self.pick = cache(self._pick)
+        self.best_of = cache(lambda reward: best_of_n(self.rewards[reward][:, :, -1]))
+
+    def _pick(self, reward: str, budget: int, chosen: tuple[Any, ...], prompt: int, order: int) -> int:
+        """The seed that a search returns. `chosen` is the algorithm's name and its settings."""
+        name, settings = chosen
+        sampler = Played(self.steps, self.orders[prompt][order])
+        verifier = Recorded(reward, torch.from_numpy(self.rewards[reward][prompt]))
+        made: Algorithm = algorithm(name, **dict(settings))
+        report = run(made, sampler, verifier, Budget(nfe=budget), candidates=Candidates.of_seed(1), seed=prompt)
+        assert report.best is not None and report.nfe <= budget
+        return sampler.column(report.best.evaluation.recipe[0]["seed"])
+
+    def measure(
+        self, reward: str, budget: int, chosen: tuple[Any, ...], test: Sequence[int]
+    ) -> tuple[float, dict[str, float]]:
+        """Effective compute on the test prompts, and how the other rewards of the pick differ from best-of-N's."""
+        picks = {p: [self.pick(reward, budget, chosen, p, o) for o in range(len(self.orders[p]))] for p in test}
+        table = self.rewards[reward]
+        mean = statistics.fmean(table[p, seed, -1] for p in test for seed in picks[p])
+        curve = self.best_of(reward)[:, test].mean(axis=1)
+        effective = float(np.interp(mean, curve, np.arange(1, self.seeds + 1))) * self.steps / budget
+        differences = {}
+        for other in (name for name in REWARDS if name != reward):
+            final = self.rewards[other][:, :, -1]
+            scale = final.std(axis=1)
+            expected = held_out_of_best(table[:, :, -1], final, budget // self.steps)
+            differences[other] = statistics.fmean(
+                (final[p, seed] - expected[p]) / scale[p] for p in test for seed in picks[p]
+            )
+        return effective, differences
+
+
+def halves(prompts: int, splits: int) -> list[tuple[list[int], list[int]]]:
+    """Fixed halves of the prompts: to measure curves on, and to search on."""
+    made = []
+    for split in range(splits):
+        order = np.random.default_rng(1000 + split).permutation(prompts).tolist()
+        made.append((order[: prompts // 2], order[prompts // 2 :]))
+    return made
+
+
+def pruned(replay: Replay, reward: str, train: Sequence[int], judge_cost: float) -> tuple[Any, ...]:
+    """Pruned search with the curve of the training prompts, as something that can be cached."""
+    curve = measured_curve(torch.from_numpy(replay.rewards[reward][list(train)]))
+    seen = tuple((round(share, 4), round(visible, 2)) for share, visible in curve if share >= FIRST)
+    return "pruned", (("curve", seen), ("judge_cost", judge_cost))
+
+
+def row(replay: Replay, model: str, reward: str, splits: int, judge_cost: float) -> str:
+    """One line of the table: effective compute at every budget, and the largest held-out difference."""
+    cells, held_out = [], []
+    for budget in BUDGETS:
+        found = [
+            replay.measure(reward, budget, pruned(replay, reward, train, judge_cost), test)
+            for train, test in halves(replay.prompts, splits)
+        ]
+        effective = [each for each, _ in found]
+        cells.append(f"{statistics.fmean(effective):.2f} ± {statistics.stdev(effective):.2f}")
+        for other in found[0][1]:
+            held_out.append((statistics.fmean(differences[other] for _, differences in found), other, budget))
+    worst, name, at = min(held_out)
+    return f"| {model} | {reward} | {' | '.join(cells)} | {worst:+.2f} ({name}, {at} NFE) |"
+
+
+def main() -> None:
+    """Print both tables and write them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the .npz file with the recorded rewards")
+    parser.add_argument("--splits", type=int, default=20)
+    parser.add_argument("--orders", type=int, default=4, help="random orders of every prompt's seeds")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with np.load(options.data) as file:
+        data = {name: file[name] for name in file.files}
+    lines = []
+    for judge_cost in (0.0, JUDGE_COST):
+        charged = f", every x0 prediction's score charged {judge_cost:g} NFE" if judge_cost else ""
+        lines += [
+            f"Pruned best-of-N, effective compute over best-of-N{charged} (mean ± sd of {options.splits} splits):", "",
+            f"| model | verifier | {' | '.join(f'{b} NFE' for b in BUDGETS)} | least held-out difference, sd |",
+            f"|---|---|{'---|' * len(BUDGETS)}---|",
+        ]  # fmt: skip
+        for model in ("flux", "sdxl"):
+            replay = Replay(data, model, options.orders)
+            for reward in REWARDS:
+                lines.append(row(replay, model, reward, options.splits, judge_cost))
+                print(lines[-1], flush=True)
+        lines.append("")
+    text = "\n".join(lines)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "replay.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
