@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from .algorithms import (
     EvolutionarySearch,
     PCNSearch,
+    PrunedSearch,
     RandomSearch,
     SearchOverPaths,
     SpectralSearch,
@@ -28,7 +29,7 @@ NODES: list[type[io.ComfyNode]] = [
     NoiseCandidate, SearchSampler, SearchSamplerAdvanced, VerifierNode, VerifierEnsembleNode, ScoreImages,
     RandomSearch, ZeroOrderSearch, SearchOverPaths, SearchReportPlot, ContactSheet, SaveSearchReport,
     NoiseFromRecipe, LoadDemoTextEncoder, SearchPrompts, SaveFIDStatistics,
-    DownloadVerifierFiles, TrustRegionSearch, PCNSearch, SpectralSearch, EvolutionarySearch,
+    DownloadVerifierFiles, PrunedSearch, TrustRegionSearch, PCNSearch, SpectralSearch, EvolutionarySearch,
 ]  # fmt: skip
 
 

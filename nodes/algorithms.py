@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .. import search
+from ..search.curves import CURVES
 from . import sockets
 
 
@@ -29,6 +30,31 @@ class RandomSearch(io.ComfyNode):
     @classmethod
     def execute(cls) -> io.NodeOutput:
         return io.NodeOutput(search.algorithm("random"))
+
+
+class PrunedSearch(io.ComfyNode):
+    """Pruned best-of-N."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return _schema(
+            "Pruned", "Pruned",
+            "Best of N that drops on the way what does not look like a winner, so that more noises are tried for the "
+            "same model calls. Give it max_nfe to plan for. Needs a sampler without memory, such as euler, for a "
+            "winner that stock makes again from its seed.",
+            [
+                io.Combo.Input("curve", options=list(CURVES), default="cautious",
+                               tooltip="How early this verifier sees the best on this model: where to cut is computed "
+                               "from it. cautious cuts late."),
+                io.Float.Input("judge_cost", default=0.0, min=0.0, max=20.0, step=0.05,
+                               tooltip="What decoding and scoring one half-made image costs, in model calls: the plan "
+                               "then looks less often."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, curve: str = "cautious", judge_cost: float = 0.0) -> io.NodeOutput:
+        return io.NodeOutput(search.algorithm("pruned", curve=curve, judge_cost=judge_cost))
 
 
 class ZeroOrderSearch(io.ComfyNode):
@@ -195,24 +221,24 @@ class EvolutionarySearch(io.ComfyNode):
             "Generations: fresh noises, then mutations of the best noises, then of the best half-made images, which "
             "cost less. Needs a sampler without memory, such as euler.",
             [
-                io.Float.Input("fresh", default=0.5, min=0.05, max=0.95, step=0.05,
+                io.Float.Input("fresh", default=0.4, min=0.05, max=0.95, step=0.05,
                                tooltip="Share of the budget for fresh noises; the generations share the rest."),
                 io.Int.Input("elites", default=3, min=1, max=256, tooltip="Parents of each generation."),
-                io.Float.Input("mutation", default=0.2, min=0.01, max=1.0, step=0.01,
+                io.Float.Input("mutation", default=0.4, min=0.01, max=1.0, step=0.01,
                                tooltip="How much of a start noise is replaced by a fresh one: 0 = nothing, 1 = all."),
                 io.Int.Input("levels", default=3, min=0, max=32,
                              tooltip="Generations that mutate half-made images; 0 = start noises only."),
-                io.Float.Input("lowest", default=0.5, min=0.05, max=0.95, step=0.01,
+                io.Float.Input("lowest", default=0.4, min=0.05, max=0.95, step=0.01,
                                tooltip=f"Where the last of them does, {share}"),
-                io.Float.Input("strength", default=0.15, min=0.01, max=0.9, step=0.01,
+                io.Float.Input("strength", default=0.2, min=0.01, max=0.9, step=0.01,
                                tooltip=f"How much noise a half-made image loses and gets again, {share}"),
             ],
         )  # fmt: skip
 
     @classmethod
     def execute(
-        cls, fresh: float = 0.5, elites: int = 3, mutation: float = 0.2, levels: int = 3, lowest: float = 0.5,
-        strength: float = 0.15,
+        cls, fresh: float = 0.4, elites: int = 3, mutation: float = 0.4, levels: int = 3, lowest: float = 0.4,
+        strength: float = 0.2,
     ) -> io.NodeOutput:  # fmt: skip
         settings = {"fresh": fresh, "elites": elites, "mutation": mutation, "levels": levels, "lowest": lowest}
         return io.NodeOutput(search.algorithm("evolution", **settings, strength=strength))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 from .paths import best_rows
+from .recipe import MIDWAY, Recipe
 from .space import Space
 from .types import Plan, Request, Row, Search, advance, finish, renoise
 
@@ -18,12 +20,12 @@ States = dict[float, dict[int, Row]]  # sigma -> ledger id of a candidate -> the
 def evolution(
     space: Space,
     plan: Plan,
-    fresh: float = 0.5,
+    fresh: float = 0.4,
     elites: int = 3,
-    mutation: float = 0.2,
+    mutation: float = 0.4,
     levels: int = 3,
-    lowest: float = 0.5,
-    strength: float = 0.15,
+    lowest: float = 0.4,
+    strength: float = 0.2,
 ) -> Search:
     """EvoSearch (He et al. 2025, arXiv 2505.17618), scaled to the budget.
 
@@ -40,13 +42,13 @@ def evolution(
     while True:
         states: States = {below: {} for _, below in ladder}
         pool = yield from grow(plan, space.fresh(at_least_two(fresh * wanted)), states)
-        parents = best_rows(pool, elites)
+        parents = fittest(pool, elites)
         cosine = math.sqrt(1 - mutation**2)
-        children = [space.near(parent, cosine) for parent in cycled(parents, part)]
+        children = [space.near(at_start(parent), cosine) for parent in cycled(parents, part)]
         pool = [*pool, *(yield from grow(plan, children, states))]
         for level, below in ladder:
             pool = yield from finish(pool)  # nothing is rendered again; ranks change as the pool grows
-            parents = best_rows([row for row in pool if row.id in states[below]], elites)
+            parents = {sigma: able(pool, states[sigma], elites) for sigma in states}[below]
             share = 1.0 if not plan.nfe else steps(plan, level) / steps(plan, plan.sigmas[0])
             origins = [states[below][row.id] for row in cycled(parents, part / share) if row.id is not None]
             children = yield from renoise(origins, level, [space.draw() for _ in origins])
@@ -64,8 +66,27 @@ def grow(plan: Plan, rows: list[Row], states: States) -> Generator[Request, Any,
     for row_states in passed:
         for state, image in zip(row_states, images, strict=True):
             assert image.id is not None
-            states[state.sigma][image.id] = replace(state, id=image.id)  # its children's parent
+            states[state.sigma][image.id] = replace(state, id=image.id, x0=None)  # its children's parent
     return images
+
+
+def fittest(rows: list[Row], count: int) -> list[Row]:
+    """The `count` best rows, best first; one without a score only where none has one."""
+    best = best_rows(rows, count)
+    return [row for row in best if math.isfinite(row.score)] or best
+
+
+def at_start(row: Row) -> Row:
+    """A row as it was at its start noise: a pause on its way is nothing that a mutation of that noise could inherit."""
+    return replace(row, recipe=Recipe(tuple(takewhile(lambda o: o["op"] not in MIDWAY, row.recipe.operations))))
+
+
+def able(pool: list[Row], states: dict[int, Row], count: int) -> list[Row]:
+    """The `count` best candidates that left a state at a level; the states of all others are let go."""
+    best = fittest([row for row in pool if row.id in states], count)
+    for id in {*states} - {row.id for row in best}:
+        del states[id]
+    return best
 
 
 def budget_in_candidates(plan: Plan) -> float:

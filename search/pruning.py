@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .halving_plan import Curve, halving_plan
+from .curves import curve_of
+from .halving_plan import halving_plan
 from .paths import best_rows
 from .space import Space
 from .types import Plan, Search, advance, finish, judge
@@ -16,16 +17,16 @@ OPEN_ROUND = 16
 
 
 def pruned_search(
-    space: Space, plan: Plan, curve: Sequence[Sequence[float]] | None = None, judge_cost: float = 0.0
+    space: Space, plan: Plan, curve: str | Sequence[Sequence[float]] = "cautious", judge_cost: float = 0.0
 ) -> Search:
     """Successive halving of candidates on their x0 predictions (Karnin et al. 2013), with computed cuts.
 
     The user's own candidate is finished first. Of the others, as many are begun as the plan for the budget says (see
     `halving_plan`), and after some steps the best by their x0 predictions go on: those that their last step made
-    anyway, so a look costs no NFE. `curve` says how much can be seen when; None is a cautious one. `judge_cost` is what
-    decoding and scoring one x0 prediction costs, in NFE, for plans that weigh it.
+    anyway, so a look costs no NFE. `curve` says how much can be seen when: the name of a measured one (search.curves) or
+    its points. `judge_cost` is what decoding and scoring one x0 prediction costs, in NFE, for plans that weigh it.
     """
-    known = Curve(tuple((float(share), float(seen)) for share, seen in (curve or CAUTIOUS)))
+    known = curve_of(curve)
     steps = len(plan.sigmas) - 1
     yield from finish(space.fresh(1))
     left = round((plan.nfe / plan.candidate_nfe - 1) * steps) if plan.nfe and plan.candidate_nfe else None
@@ -39,9 +40,3 @@ def pruned_search(
             rows = best_rows((yield from judge(rows, fresh=False)), keep)
             before = step
         yield from finish(rows)
-
-
-#: The least that was seen early of three verifiers on two models (search.curves): when in doubt, cut late.
-CAUTIOUS = (
-    (0.2, 0.14), (0.3, 0.26), (0.4, 0.38), (0.5, 0.44), (0.6, 0.55), (0.7, 0.64), (0.8, 0.72), (0.9, 0.82),
-)  # fmt: skip

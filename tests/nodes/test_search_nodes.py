@@ -19,6 +19,7 @@ from pack.tests.nodes import tiny
 
 OF: dict[str, type[io.ComfyNode]] = {
     "random": algorithms.RandomSearch,
+    "pruned": algorithms.PrunedSearch,
     "zero_order": algorithms.ZeroOrderSearch,
     "paths": algorithms.SearchOverPaths,
     "trust_region": algorithms.TrustRegionSearch,
@@ -49,6 +50,9 @@ def test_every_widget_reaches_its_setting(name: str) -> None:
     node = OF[name]
     inputs: dict[str, Any] = {}
     for widget in node.define_schema().inputs:
+        if isinstance(widget, io.Combo.Input):
+            inputs[widget.id] = widget.options[-1]
+            continue
         step = 1 if isinstance(widget.default, int) else 0.01
         inputs[widget.id] = widget.default + (step if widget.default + step < widget.max else -step)
     if name == "trust_region":

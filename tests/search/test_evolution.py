@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from pack.search import Budget, Evaluation, SearchReport, algorithm
-from pack.search.evolution import scheduled
+from pack.search import Budget, Evaluation, Recipe, Row, SearchReport, algorithm
+from pack.search.evolution import able, scheduled
 from pack.search.types import Advance, Finish, Plan, Renoise
 from pack.tests.search.test_zero_order import ONE_PEAK, noise
 from pack.tests.search.worlds import Counting, RankMean, Recorded, Scorer, first, search, second
@@ -49,7 +49,7 @@ def test_a_schedule_too_short_for_states_leaves_the_start_noise_to_mutate() -> N
 
 
 def test_generations_come_in_order_and_their_parents_are_the_best_that_passed_there() -> None:
-    recorded = Recorded("evolution", elites=3, levels=2, lowest=0.5, strength=0.2)
+    recorded = Recorded("evolution", fresh=0.5, elites=3, levels=2, lowest=0.5, strength=0.2)
     sampler = Counting(steps=10, means=ONE_PEAK, spread=1.0)
     report = search(recorded.algorithm, sampler, Budget(nfe=400))
     made = kinds(report)
@@ -92,7 +92,8 @@ def test_children_of_parents_chosen_blindly_follow_the_models_own_law(flow: bool
     for seed in range(60):
         seen: list[torch.Tensor] = []
         sampler = Counting(flow, order=2, steps=40, means=ONE_PEAK, spread=0.5, batch=64)
-        report = search("evolution", sampler, Budget(candidates=24), Scorer("blind", keep), first_seed=seed, seed=seed)
+        chosen = algorithm("evolution", fresh=0.5, lowest=0.5)
+        report = search(chosen, sampler, Budget(candidates=24), Scorer("blind", keep), first_seed=seed, seed=seed)
         for kind, clean in zip(kinds(report), torch.cat(seen), strict=True):
             found.get(kind, []).append(clean)
     fresh, children = (torch.stack(found[kind]) for kind in ("fresh", "renoise"))
@@ -107,9 +108,7 @@ def test_children_of_parents_chosen_blindly_follow_the_models_own_law(flow: bool
 
 @pytest.mark.parametrize("nfe", [60, 160, 320, 640])
 def test_one_round_of_generations_fills_the_budget(nfe: int) -> None:
-    recorded = Recorded("evolution")
-    sampler = Counting(steps=10)
-    report = search(recorded.algorithm, sampler, Budget(nfe=nfe))
+    report = search(algorithm("evolution", fresh=0.5), Counting(steps=10), Budget(nfe=nfe))
     made = kinds(report)
     again = next((i for i, kind in enumerate(made) if kind == "fresh" and "renoise" in made[:i]), len(made))
     spent = report.evaluations[again - 1].nfe
@@ -128,8 +127,28 @@ def test_states_are_cached_on_the_way_and_cost_nothing_more() -> None:
     assert finished and not any(row.sigma == 1.0 for row in finished)
 
 
+def test_a_mutated_start_noise_inherits_no_pause() -> None:
+    """Operations behind a pause would not reach the start noise: the child would be its parent again."""
+    sampler = Counting(steps=10)
+    sampler.exact_pauses = False
+    report = search("evolution", sampler, Budget(nfe=400))
+    made = [[o["op"] for o in e.recipe] for e in report.evaluations]
+    assert ["seed", "pause"] in made
+    children = [operations for operations in made if "near" in operations]
+    assert len(children) > 5 and all(operations[:2] == ["seed", "near"] for operations in children)
+    starts = {tuple(noise(e).tolist()) for e in report.evaluations if "near" in [o["op"] for o in e.recipe][:2]}
+    assert len(starts) > 5
+
+
+def test_only_the_states_of_parents_are_kept() -> None:
+    scores = [1.0, float("nan"), 3.0, 2.0, 5.0]
+    rows = [Row(Recipe.of_seed(i), 0.0, id=i, score=score) for i, score in enumerate(scores)]
+    states = {i: rows[i] for i in range(4)}
+    assert [row.id for row in able(rows, states, 2)] == [2, 3] and set(states) == {2, 3}
+
+
 def test_without_a_number_in_the_budget_it_plans_for_some() -> None:
-    clock = search(algorithm("evolution"), Counting(steps=3), Budget(patience=200))
+    clock = search(algorithm("evolution", fresh=0.5), Counting(steps=3), Budget(patience=200))
     made = kinds(clock)
     assert made[:17] == ["fresh"] * 16 + ["near"]
     assert made.count("fresh") > 16  # and begins again
