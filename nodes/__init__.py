@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .algorithms import (
     EvolutionarySearch,
+    ParticleSearch,
     PCNSearch,
     PrunedSearch,
     RandomSearch,
@@ -30,6 +31,7 @@ NODES: list[type[io.ComfyNode]] = [
     RandomSearch, ZeroOrderSearch, SearchOverPaths, SearchReportPlot, ContactSheet, SaveSearchReport,
     NoiseFromRecipe, LoadDemoTextEncoder, SearchPrompts, SaveFIDStatistics,
     DownloadVerifierFiles, PrunedSearch, TrustRegionSearch, PCNSearch, SpectralSearch, EvolutionarySearch,
+    ParticleSearch,
 ]  # fmt: skip
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from .. import search
 from ..search.curves import CURVES
+from ..search.smc import METHODS, POTENTIALS, PRESETS, TRANSITIONS
 from . import sockets
 
 
@@ -156,8 +159,8 @@ class PCNSearch(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return _schema(
             "PCN", "pCN",
-            "Markov chains over noises that prefer high scores and stay as likely as fresh noise: Zero-Order with a "
-            "rule for when to move. Keeps the most variety of the local searches.",
+            "Markov chains over noises that prefer high scores and never drift into noise that is unlikely: Zero-Order "
+            "with a rule for when to move.",
             [
                 io.Int.Input("starts", default=8, min=2, max=1024,
                              tooltip="Fresh noises first: they set the scale of scores, and the chains begin there."),
@@ -242,3 +245,69 @@ class EvolutionarySearch(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         settings = {"fresh": fresh, "elites": elites, "mutation": mutation, "levels": levels, "lowest": lowest}
         return io.NodeOutput(search.algorithm("evolution", **settings, strength=strength))
+
+
+class ParticleSearch(io.ComfyNode):
+    """Sequential Monte Carlo."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        options = [io.DynamicCombo.Option(name, []) for name in PRESETS]
+        return _schema(
+            "SMC", "SMC",
+            "Several images go down together; on the way the promising ones are copied, the others end, and copies "
+            "part by fresh noise. Needs a sampler without memory, such as euler.",
+            [
+                io.DynamicCombo.Input(
+                    "preset", options=[*options, io.DynamicCombo.Option("custom", cls._widgets())],
+                    tooltip="tuned: this pack's own settings. FK, BFS, DAS, SVDD, TreeG: those of the papers, on raw "
+                    "scores. custom: your own.",
+                ),
+            ],
+        )  # fmt: skip
+
+    @staticmethod
+    def _widgets() -> list[io.Input]:
+        share = "as a share of the steps."
+        return [
+            io.Int.Input("particles", default=0, min=0, max=1024,
+                         tooltip="Images that go down together. 0 = as many as the NFE budget holds."),
+            io.Combo.Input("potential", options=list(POTENTIALS), default="current",
+                           tooltip="What counts of the scores on the way: the best, the last gain, the sum, the last."),
+            io.Float.Input("temperature", default=10.0, min=0.0, max=100000.0, step=0.1,
+                           tooltip="How much better scores multiply: 0 = not at all, 10 = nearly only the best."),
+            io.Boolean.Input("increase", default=True,
+                             tooltip="Rise to the temperature from 0, because early x0 predictions say little."),
+            io.Boolean.Input("raw", default=False,
+                             tooltip="Off: scores in standard deviations, whatever the verifier. On: as they are."),
+            io.Combo.Input("resampling", options=list(METHODS), default="top",
+                           tooltip="systematic and ssp keep most variety. top: the best share goes on."),
+            io.Float.Input("survivors", default=0.4, min=0.0, max=1.0, step=0.05,
+                           tooltip="With top: the share that goes on. 0 = the best alone."),
+            io.Float.Input("ess", default=1.0, min=0.0, max=1.0, step=0.05,
+                           tooltip="Copy only when the effective share of particles is below this. 1 = always."),
+            io.Float.Input("start", default=0.3, min=0.0, max=1.0, step=0.01,
+                           tooltip=f"Where judging starts, {share}"),
+            io.Float.Input("end", default=0.95, min=0.0, max=1.0, step=0.01, tooltip=f"Where it ends, {share}"),
+            io.Float.Input("every", default=0.15, min=0.0, max=1.0, step=0.01,
+                           tooltip=f"How far judgements are apart, {share} 0 = at every step. Each costs decoding and "
+                           "scoring."),
+            io.Combo.Input("transition", options=list(TRANSITIONS), default="ancestral",
+                           tooltip="How copies part: ancestral, ddim, glass (for flow models), renoise. ode: not at "
+                           "all."),
+            io.Float.Input("eta", default=1.0, min=0.0, max=1.0, step=0.05,
+                           tooltip="Randomness of ancestral, ddim and renoise."),
+            io.Float.Input("rho", default=0.4, min=0.0, max=1.0, step=0.05,
+                           tooltip="With glass: how alike copies stay. 1 = the same."),
+            io.Int.Input("inner", default=1, min=1, max=100, tooltip="With glass: steps of each transition."),
+        ]  # fmt: skip
+
+    @classmethod
+    def execute(cls, preset: dict[str, Any] | None = None) -> io.NodeOutput:
+        settings = dict(preset or {})
+        name = settings.pop("preset", "tuned")
+        if name not in (*PRESETS, "custom"):
+            raise search.SearchError(
+                f"Search: SMC: got preset {name!r}; expected one of {', '.join(PRESETS)}, custom"
+            )
+        return io.NodeOutput(search.algorithm("smc", **PRESETS.get(name, settings)))

@@ -9,7 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..search.errors import SearchError
-from ..search.recipe import Operation, Recipe
+from ..search.recipe import MIDWAY, Operation, Recipe
 from ..search.space import Candidates
 from . import sockets
 from .noise import RecipeNoise
@@ -92,10 +92,10 @@ class NoiseFromRecipe(io.ComfyNode):
                 "recipe: it starts from a NOISE of another node, which the text cannot make again; "
                 "wire that NOISE to Noise Candidate and search around it"
             )
-        if "renoise" in kinds:
+        if kinds & MIDWAY:
             raise SearchError(
-                "recipe: this candidate was re-noised on its way, so no start noise makes it again; "
-                "use the LATENT of the search"
+                "recipe: the search acted on this candidate on its way (it was re-noised, for example), so no start "
+                "noise makes it again; use the LATENT of the search"
             )
         return io.NodeOutput(RecipeNoise(read))
 

@@ -100,13 +100,13 @@ def scheduled(plan: Plan, levels: int, lowest: float, strength: float) -> list[t
     """Pairs of sigmas of the schedule, descending: a level, and where below it the states are kept."""
     highest = plan.time(plan.sigmas[0])
     middle = [sigma for sigma in plan.sigmas if plan.sigmas[0] > sigma > plan.sigmas[-1]]
+    with_room = middle[:-1]  # the lowest has no sigma below it where a state could be kept
     pairs = []
-    for i in range(1, levels + 1):
+    for i in range(1, levels + 1 if with_room else 1):
         share = highest + (lowest - highest) * i / levels
-        level = min(middle, key=lambda sigma: abs(plan.time(sigma) - share), default=0.0)
+        level = min(with_room, key=lambda sigma: abs(plan.time(sigma) - share))
         under = [sigma for sigma in middle if sigma < level]
-        if under:
-            pairs.append((level, min(under, key=lambda sigma: abs(plan.time(sigma) - plan.time(level) + strength))))
+        pairs.append((level, min(under, key=lambda sigma: abs(plan.time(sigma) - plan.time(level) + strength))))
     return sorted(dict(pairs).items(), reverse=True)
 
 

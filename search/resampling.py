@@ -1,7 +1,7 @@
 """Resampling: how many copies each particle of a population leaves, given its weight.
 
-Every method keeps the size of the population, and all but "top" are unbiased: particle i of K leaves K w_i copies in
-the mean. They differ in how far the counts scatter around that, which is what costs a small population its diversity.
+Every method keeps the size of the population. The random ones are unbiased: particle i of K leaves K w_i copies in the
+mean. They differ in how far the counts scatter around that, which is what costs a small population its diversity.
 """
 
 from __future__ import annotations
@@ -66,10 +66,14 @@ def ssp(weights: Sequence[float], seed: int) -> list[int]:
     return [i for i, c in enumerate(copies) for _ in range(c)]
 
 
-def top(weights: Sequence[float], survivors: int) -> list[int]:
-    """The best `survivors` particles share the population equally: arg max with one, a beam with more."""
-    order = sorted((i for i, w in enumerate(weights) if w > 0), key=lambda i: -weights[i])[: max(1, survivors)]
-    return sorted(order[i % len(order)] for i in range(len(weights)))
+def top(values: Sequence[float], survivors: int) -> list[int]:
+    """The best `survivors` particles share the population equally: arg max with one, a beam with more.
+
+    A value that is not finite goes on only where none is.
+    """
+    finite = [i for i, value in enumerate(values) if math.isfinite(value)] or list(range(len(values)))
+    order = sorted(finite, key=lambda i: -values[i] if math.isfinite(values[i]) else 0.0)[: max(1, survivors)]
+    return sorted(order[i % len(order)] for i in range(len(values)))
 
 
 #: Random methods by name: (weights, seed) -> the index of the parent of each new particle, ascending.

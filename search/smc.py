@@ -22,43 +22,46 @@ TRANSITIONS = (*FRESH, "glass")
 def smc(
     space: Space,
     plan: Plan,
-    particles: int = 4,
-    potential: str = "max",
+    particles: int = 0,
+    potential: str = "current",
     temperature: float = 10.0,
     increase: bool = True,
     raw: bool = False,
-    resampling: str = "systematic",
-    survivors: float = 0.0,
+    resampling: str = "top",
+    survivors: float = 0.4,
     ess: float = 1.0,
-    start: float = 0.12,
-    end: float = 0.75,
-    every: float = 0.0,
+    start: float = 0.3,
+    end: float = 0.95,
+    every: float = 0.15,
     transition: str = "ancestral",
     eta: float = 1.0,
     rho: float = 0.4,
     inner: int = 1,
 ) -> Search:
-    """Feynman-Kac steering (arXiv 2501.06848) with the switches of arXiv 2505.23614 (sections 2.1 and 2.2 there).
+    """Feynman-Kac steering (arXiv 2501.06848) with the switches of arXiv 2505.23614.
 
-    `particles` fresh noises go down together, by the user's sampler up to the share `start` of the steps, then at random
-    steps of the kind `transition` up to `end`, then by the user's sampler to finished images. On the random part, at
-    every share `every` of the steps (0 = at each), their x0 predictions are judged, and the population is resampled by
-    weights: exp(strength * potential), times the weights since the last resampling. Copies part, by step noise of their
-    own. Then it begins again with fresh noises. The user's own seed is rendered first, as stock does it.
+    `particles` fresh noises go down together, by the user's sampler up to the share `start` of the steps, then at
+    random steps of the kind `transition` up to `end`, then by the user's sampler to finished images. On the random
+    part, at every share `every` of the steps (0 = at each), their x0 predictions are judged, and the population is
+    resampled by weights: exp(strength * potential), times the weights since the last resampling. Copies part, by step
+    noise of their own. Then it begins again with fresh noises. The user's own seed is rendered first, as stock does.
 
-    The potential of a score r is r ("current"), the best ("max") or the sum ("add") of the lineage's scores, or what was
-    gained since the last judgement ("diff"). The strength is `temperature`, or rises to it linearly from `start` to
-    `end` (`increase`), because early predictions say little. Unless `raw`, scores are in units of their standard
+    The potential of a score r is r ("current"), the best ("max") or the sum ("add") of the lineage's scores, or what
+    was gained since the last judgement ("diff"). The strength is `temperature`, or rises to it linearly from `start`
+    to `end` (`increase`), because early predictions say little. Unless `raw`, scores are in units of their standard
     deviation within a judgement, pooled over all judgements of the search so far, so that it fits any verifier. What
     cannot be judged has no weight.
 
-    `resampling` is one of METHODS; "top" lets the best share `survivors` of the particles go on in equal copies (0 = the
-    best alone). Resampling waits until the effective sample size falls below the share `ess` of the particles (1 = never
-    waits). `eta` is the randomness of a transition; "glass" has the correlation `rho` of noises instead, and spends
-    `inner` steps of the schedule on each. When the budget is in NFE, it is dealt out to rounds of equal size, at most
-    `particles` each; 0 makes one round of all that fit (of 8 where the budget is not in NFE).
+    `resampling` is one of METHODS; "top" lets the best share `survivors` of the particles go on in equal copies (0 =
+    the best alone), whatever the temperature. Resampling waits until the effective sample size falls below the share
+    `ess` of the particles (1 = never waits). `eta` is the randomness of a transition; "glass" has the correlation
+    `rho` of noises instead, and spends `inner` steps of the schedule on each. When the budget is in NFE, it is dealt
+    out to rounds of equal size, at most `particles` each; 0 makes one round of all that fit (of 8 where the budget is
+    not in NFE).
     """
-    _check(particles, potential, temperature, resampling, survivors, ess, start, end, every, transition, eta, rho, inner)
+    _check_names(potential, resampling, transition)
+    _check_numbers(temperature, start, end, particles, inner)
+    _check_shares(survivors=survivors, ess=ess, every=every, eta=eta, rho=rho)
     stops, judged = stages(plan, start, end, every, inner if transition == "glass" else 1)
     first, last = stops[0], stops[-1]
     spread = Spread()
@@ -74,11 +77,12 @@ def smc(
                 scores = [row.score for row in rows]
                 strength = temperature * ((there - first) / (last - first) if increase else 1.0)
                 strength /= 1.0 if raw else spread.after(scores)
-                lineages = [l.weighed(potential, s, strength) for l, s in zip(lineages, scores, strict=True)]
-                weights = normalised([lineage.log_weight for lineage in lineages])
+                lineages = [one.weighed(potential, s, strength) for one, s in zip(lineages, scores, strict=True)]
+                logs = [lineage.log_weight for lineage in lineages]
+                weights = normalised(logs)
                 if ess >= 1 or effective_size(weights) < ess * count:
                     if resampling == "top":
-                        parents = top(weights, round(survivors * count))
+                        parents = top(logs, round(survivors * count))
                     else:
                         parents = RESAMPLING[resampling](weights, space.draw())
                     seeds = [seeds[p] if p not in parents[:i] else space.draw() for i, p in enumerate(parents)]
@@ -151,10 +155,7 @@ def rounds(plan: Plan, particles: int) -> Iterator[int]:
         yield particles or 8
 
 
-def _check(
-    particles: int, potential: str, temperature: float, resampling: str, survivors: float, ess: float, start: float,
-    end: float, every: float, transition: str, eta: float, rho: float, inner: int,
-) -> None:  # fmt: skip
+def _check_names(potential: str, resampling: str, transition: str) -> None:
     for name, got, expected in (
         ("potential", potential, POTENTIALS),
         ("resampling", resampling, METHODS),
@@ -162,9 +163,9 @@ def _check(
     ):
         if got not in expected:
             raise SearchError(f"smc: got {name}={got!r}; expected one of {', '.join(expected)}")
-    for name, share in (("survivors", survivors), ("ess", ess), ("every", every), ("eta", eta), ("rho", rho)):
-        if not 0 <= share <= 1:
-            raise SearchError(f"smc: got {name}={share:g}; expected 0 to 1")
+
+
+def _check_numbers(temperature: float, start: float, end: float, particles: int, inner: int) -> None:
     if not 0 <= start <= end <= 1:
         raise SearchError(f"smc: got start={start:g}, end={end:g}; expected 0 <= start <= end <= 1")
     if not 0 <= temperature < math.inf:
@@ -173,8 +174,14 @@ def _check(
         raise SearchError(f"smc: got particles={particles}, inner={inner}; expected 0 or more, and at least one")
 
 
-#: Settings as papers publish them, on raw scores, and `tuned`, this project's own (benchmarks). The steps before `start`
-#: and after `end` are the user's sampler's in all of them, where FK, BFS, DAS and SVDD take random steps throughout.
+def _check_shares(**shares: float) -> None:
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise SearchError(f"smc: got {name}={share:g}; expected 0 to 1")
+
+
+#: Settings as papers publish them, on raw scores, and `tuned`, this project's own. The steps before `start` and after
+#: `end` are the user's sampler's in all of them, where FK, BFS, DAS and SVDD take random steps throughout.
 PRESETS: dict[str, dict[str, Any]] = {
     "tuned": {},
     # arXiv 2501.06848, launch script: lambda 10, DDIM with eta 1, resampling at 20, 40, 60 and 80 % of the steps
@@ -190,16 +197,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     # arXiv 2501.05803 without its gradient: every step, when ESS < K / 2; lambda 1 / 0.005 as for aesthetic scores
     "DAS": {
         "particles": 4, "potential": "diff", "temperature": 200.0, "increase": True, "raw": True,
-        "resampling": "ssp", "ess": 0.5, "start": 0.0, "end": 0.95, "transition": "ddim",
+        "resampling": "ssp", "ess": 0.5, "start": 0.0, "end": 0.95, "every": 0.0, "transition": "ddim",
     },
     # arXiv 2408.08252: of M = 20 next states the one with the best x0 prediction, at every step
     "SVDD": {
         "particles": 20, "potential": "current", "raw": True, "increase": False, "resampling": "top",
-        "survivors": 0.0, "start": 0.0, "end": 0.95, "transition": "ddim",
+        "survivors": 0.0, "start": 0.0, "end": 0.95, "every": 0.0, "transition": "ddim",
     },
     # arXiv 2502.11420, on the current state: at every step the best A of A * K go on, here 2 of 4
     "TreeG": {
         "particles": 4, "potential": "current", "raw": True, "increase": False, "resampling": "top",
-        "survivors": 0.5, "start": 0.0, "end": 0.95, "transition": "ddim",
+        "survivors": 0.5, "start": 0.0, "end": 0.95, "every": 0.0, "transition": "ddim",
     },
 }  # fmt: skip

@@ -108,7 +108,8 @@ def glass(rows: Sequence[Row], plan: Plan, sigma: float, correlation: float, inn
     ways = [wide * step_noise(row, x, row.sigma) for row, x in zip(rows, states, strict=True)]
     clean = [_given(row.x0) for row in rows]
     for i in range(inner):
-        (known, spread), (then, narrower) = ((u * slope, (1 - u) * wide + u * width) for u in (i / inner, (i + 1) / inner))
+        now, following = i / inner, (i + 1) / inner
+        (known, spread), (then, narrower) = ((u * slope, (1 - u) * wide + u * width) for u in (now, following))
         if i > 0:
             precision = (a / b) ** 2 + (known / spread) ** 2
             level = _sigma_of(plan, 1 / math.sqrt(precision))

@@ -1,4 +1,4 @@
-"""The nodes of the local and evolutionary searches: their widgets are the algorithms' settings, their winners replay."""
+"""The nodes of the local and evolutionary searches: their widgets are the settings, and their winners replay."""
 
 from __future__ import annotations
 

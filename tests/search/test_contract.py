@@ -29,7 +29,7 @@ EVERY = pytest.mark.parametrize(
     [pytest.param(n, f, o, id=f"{n}-{'flow' if f else 'eps'}-{o}") for n in ALGORITHMS for f, o in KINDS],
 )
 NAMES = pytest.mark.parametrize("name", list(ALGORITHMS))
-AT_ONCE = {"zero_order": 4, "smc": 4}  # the rows of the largest request, where they are fewer than 8
+AT_ONCE = {"zero_order": 4}  # the rows of the largest request, where they are fewer than 8
 
 
 def test_midway_names_are_algorithms_and_the_flag_is_set_on_them() -> None:

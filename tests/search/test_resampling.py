@@ -92,7 +92,7 @@ def test_what_could_not_be_judged_never_survives(method: str, place: int) -> Non
         assert weights[place] == 0 and sum(weights) == pytest.approx(1)
         for seed in range(300):
             assert place not in RESAMPLING[method](weights, seed)
-        assert place not in top(weights, 5)
+        assert place not in top(logs, 5)
 
 
 @pytest.mark.parametrize("bad", [NAN, -math.inf])
@@ -115,9 +115,11 @@ def test_the_effective_size_runs_from_one_to_all() -> None:
 
 
 def test_top_gives_the_best_equal_shares_and_the_first_the_rest() -> None:
-    weights = [0.1, 0.4, 0.2, 0.3, 0.0]
-    assert top(weights, 1) == [1] * 5
-    assert top(weights, 2) == [1, 1, 1, 3, 3]
-    assert top(weights, 3) == [1, 1, 2, 3, 3]
-    assert top(weights, 9) == [0, 1, 1, 2, 3]  # no share for one without weight
+    values = [0.1, 0.4, 0.2, 0.3, -900.0]
+    assert top(values, 0) == top(values, 1) == [1] * 5
+    assert top(values, 2) == [1, 1, 1, 3, 3]
+    assert top(values, 3) == [1, 1, 2, 3, 3]
+    assert top(values, 9) == [0, 1, 2, 3, 4]
     assert top([0.5, 0.5], 1) == [0, 0]  # the first among equals
+    assert top([NAN, -1e300, -math.inf, NAN], 3) == [1] * 4
+    assert top([NAN, -math.inf, NAN], 3) == [0, 1, 2]

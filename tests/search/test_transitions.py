@@ -88,7 +88,9 @@ STATISTICAL = 0.04  # four standard errors of a covariance, five and a half of a
 
 
 @FLOW
-@pytest.mark.parametrize("kind, eta", [("ode", 0.0), ("ddim", 1.0), ("ddim", 0.5), ("ancestral", 1.0), ("ancestral", 0.5)])
+@pytest.mark.parametrize(
+    "kind, eta", [("ode", 0.0), ("ddim", 1.0), ("ddim", 0.5), ("ancestral", 1.0), ("ancestral", 0.5)]
+)
 def test_random_steps_keep_mean_and_covariance_as_steps_grow(flow: bool, kind: str, eta: float) -> None:
     sampler, plan = world(flow)
     few, many = (errors(sampler, state(walked(sampler, plan, kind, eta, n)), ladder(sampler, 1)[1]) for n in (20, 100))
