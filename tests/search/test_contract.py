@@ -38,7 +38,7 @@ def test_midway_names_are_algorithms_and_the_flag_is_set_on_them() -> None:
 
 
 def test_an_unknown_algorithm_is_refused_with_the_known_names() -> None:
-    with pytest.raises(SearchError, match="'rnadom'.*random, zero_order, paths"):
+    with pytest.raises(SearchError, match="'rnadom'.*random, pruned, zero_order"):
         algorithm("rnadom")
 
 
