@@ -23,8 +23,8 @@ def pruned_search(
 
     The user's own candidate is finished first. Of the others, as many are begun as the plan for the budget says (see
     `halving_plan`), and after some steps the best by their x0 predictions go on: those that their last step made
-    anyway, so a look costs no NFE. `curve` says how much can be seen when: the name of a measured one (search.curves) or
-    its points. `judge_cost` is what decoding and scoring one x0 prediction costs, in NFE, for plans that weigh it.
+    anyway, so a look costs no NFE. `curve` says how much can be seen when: a name of search.curves, or its
+    points. `judge_cost` is what decoding and scoring one x0 prediction costs, in NFE, for plans that weigh it.
     """
     known = curve_of(curve)
     steps = len(plan.sigmas) - 1

@@ -231,7 +231,7 @@ def _check_band(operation: Operation, where: str) -> None:
 
 
 def describe(operations: Sequence[Operation]) -> str:
-    """A short human name of a recipe: 'seed 7', 'seed 7, 3 moves', 'seed 7, re-noised 2 times', 'seed 7, 4 branches'."""
+    """A short human name of a recipe: 'seed 7', 'seed 7, 3 moves', 're-noised 2 times' or '4 branches' behind it."""
     first = operations[0]
     text = f"{'seed' if first['op'] == 'seed' else 'given noise'} {first['seed']}"
     moves = sum(o["op"] in ("near", "slerp", "mix", "band") for o in operations)

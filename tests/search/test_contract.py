@@ -100,7 +100,8 @@ def test_neighbouring_user_seeds_share_no_seed_of_any_operation(name: str) -> No
     seen: dict[int, int] = {}
     for seed in range(40, 50):
         report = search(name, Counting(), Budget(nfe=200), first_seed=seed, seed=seed)
-        own = {s for e in report.evaluations for o in e.recipe for s in o.get("seeds", [o["seed"]] if "seed" in o else [])}
+        operations = [o for e in report.evaluations for o in e.recipe]
+        own = {s for o in operations for s in o.get("seeds", [o["seed"]] if "seed" in o else [])}
         assert len(own) > 10
         for drawn in own:
             assert seen.setdefault(drawn, seed) == seed

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from pack.search import Budget, SearchError
 from pack.search.recipe import Recipe

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pack.search import Budget, Recipe, SearchError, SearchReport, algorithm
+from pack.search.recipe import describe
 from pack.search.smc import METHODS, POTENTIALS, PRESETS, TRANSITIONS, Lineage, Spread, rounds, stages
 from pack.search.types import Advance, Finish, Judge, Plan, Predict
 from pack.tests.search.worlds import Counting, Recorded, Scorer, columns, first, often_nan, search
@@ -121,9 +122,6 @@ def test_every_child_comes_from_the_judgement_before_and_copies_part(flow: bool,
             assert e.parent is not None
             grown = e.recipe[len(evaluations[e.parent].recipe) :]
             assert all(o["op"] == "step" for o in grown)
-    steps = [o["seed"] for e in evaluations for o in e.recipe if o["op"] == "step"]
-    born = Counter(str(e.recipe) for e in evaluations)
-    assert len(set(steps)) <= len(born)
     scores = [e.score for e in report.finished]
     assert len(set(scores)) == len(scores)
 
@@ -151,6 +149,10 @@ def test_recipes_say_where_the_random_steps_begin_and_keep_the_start_noise() -> 
         plain = Recipe(e.recipe[:1])
         draw = lambda seed: torch.full((1,), float(seed), dtype=torch.float64)  # noqa: E731
         assert torch.equal(recipe.noise(draw), plain.noise(draw))
+        branches = len(e.recipe) - 1
+        assert describe(e.recipe) == f"seed {plain.seed}, {branches} branches"
+    with pytest.raises(SearchError, match="operation 1 .step.: got from=None"):
+        Recipe.from_json('[{"op": "seed", "seed": 1}, {"op": "step", "seed": 2}]')
 
 
 def test_the_best_alone_is_the_parent_of_all() -> None:
@@ -165,24 +167,24 @@ def test_the_best_alone_is_the_parent_of_all() -> None:
 @pytest.mark.parametrize("resampling", METHODS)
 @pytest.mark.parametrize("potential", POTENTIALS)
 def test_what_could_not_be_judged_leaves_no_children(resampling: str, potential: str) -> None:
-    chosen = algorithm("smc", **{**PLAIN, "every": 0.0, "resampling": resampling, "potential": potential}, survivors=0.5)
+    settings = {**PLAIN, "every": 0.0, "resampling": resampling, "potential": potential}
+    chosen = algorithm("smc", **settings, survivors=0.5)
     report = search(chosen, Counting(steps=10), Budget(nfe=410), often_nan())
-    groups, childless, kept = judgements(report), 0, 0
+    groups, childless = judgements(report), 0
     parents = {e.parent for e in report.evaluations}
     for group in groups:
         verdicts = {i: report.evaluations[i].verdict for i in group}
         if set(verdicts.values()) == {"judged", "not judged"}:
             assert all(i not in parents for i, verdict in verdicts.items() if verdict == "not judged")
             childless += 1
-        kept += set(verdicts.values()) == {"not judged"} and any(i in parents for i in group)
-    assert childless > 5 and kept >= 0
+    assert childless > 5
     assert report.best is not None and report.best.evaluation.verdict == "judged"
 
 
 def test_no_temperature_is_plain_ancestral_sampling() -> None:
     one, two = (
-        search(algorithm("smc", **{**PLAIN, "potential": p}, temperature=t), Counting(steps=10), Budget(candidates=9), v)
-        for t, p, v in [(0.0, "max", first()), (0.0, "add", Scorer("first", lambda clean: -clean[:, 0]))]
+        search(algorithm("smc", **{**PLAIN, "potential": p}, temperature=0.0), Counting(steps=10), Budget(candidates=9), v)
+        for p, v in [("max", first()), ("add", Scorer("first", lambda clean: -clean[:, 0]))]
     )
     assert {str(e.recipe) for e in one.evaluations} == {str(e.recipe) for e in two.evaluations}
     assert all(len(e.recipe) == 2 for e in one.finished[1:])  # nobody was copied, nobody was lost

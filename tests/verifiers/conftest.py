@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pack.demo import classifier, paths, scenes, tokens
+from pack.demo import classifier, scenes, tokens
 from pack.verifiers import VERIFIERS, LoadedVerifier
 
 PROMPT = "two red circles left of a blue square"
