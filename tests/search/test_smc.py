@@ -105,9 +105,8 @@ def test_the_nfe_budget_is_dealt_out_to_rounds_of_equal_size() -> None:
 @KINDS
 @pytest.mark.parametrize("resampling", METHODS)
 def test_every_child_comes_from_the_judgement_before_and_copies_part(flow: bool, resampling: str) -> None:
-    report = search(
-        algorithm("smc", **{**PLAIN, "resampling": resampling}, survivors=0.5), Counting(flow, steps=10), Budget(nfe=210)
-    )
+    chosen = algorithm("smc", **{**PLAIN, "resampling": resampling}, survivors=0.5)
+    report = search(chosen, Counting(flow, steps=10), Budget(nfe=210))
     groups, evaluations = judgements(report), report.evaluations
     assert len(groups) == 3 * 5
     for before, after in zip(groups, groups[1:], strict=False):
@@ -183,8 +182,8 @@ def test_what_could_not_be_judged_leaves_no_children(resampling: str, potential:
 
 def test_no_temperature_is_plain_ancestral_sampling() -> None:
     one, two = (
-        search(algorithm("smc", **{**PLAIN, "potential": p}, temperature=0.0), Counting(steps=10), Budget(candidates=9), v)
-        for p, v in [("max", first()), ("add", Scorer("first", lambda clean: -clean[:, 0]))]
+        search(algorithm("smc", **{**PLAIN, "temperature": 0.0}), Counting(steps=10), Budget(candidates=9), verifier)
+        for verifier in (first(), Scorer("first", lambda clean: -clean[:, 0]))
     )
     assert {str(e.recipe) for e in one.evaluations} == {str(e.recipe) for e in two.evaluations}
     assert all(len(e.recipe) == 2 for e in one.finished[1:])  # nobody was copied, nobody was lost
