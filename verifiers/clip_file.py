@@ -18,6 +18,7 @@ from ..search.errors import SearchError
 from .clip_names import hugging_face_names
 from .clip_network import ACTIVATIONS, CLIPNetwork, Sizes, Tower
 from .files import Download, Source, read_json, read_tensors, weights_at
+from .fill import filled
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -90,9 +91,7 @@ def read_clip(
         sizes = _sizes(image, text if texts else None, activation)
         with torch.device("meta"):
             network = CLIPNetwork(sizes)
-        _refuse_other_tensors(path, network, tensors, source)
-        network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
-    network.eval().requires_grad_(False)
+        filled(network, tensors, path, "CLIP", source, f"; {_NEEDS}")
     notes = _notes(image, text, sizes)
     mean, std = _statistics(path.parent)
     return CLIPFile(network, mean, std, text.path.parent, None if scale is None else float(scale), notes)
@@ -209,18 +208,6 @@ def _sizes(image: _Part, text: _Part | None, activation: str) -> Sizes:
         grid=isqrt(positions - 1),
         embedding=embedding,
     )
-
-
-def _refuse_other_tensors(path: Path, network: CLIPNetwork, tensors: dict[str, Tensor], source: Source) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    wrong = sorted(name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name))
-    if wrong:
-        first = wrong[0]
-        raise SearchError(
-            f"file: {path.name} is no CLIP: {len(wrong)} of its tensors do not fit, first {first}: got "
-            f"{got.get(first, 'nothing')}; expected {expected.get(first, 'nothing')}; {_NEEDS}; {source}"
-        )
 
 
 def _notes(image: _Part, text: _Part, sizes: Sizes) -> list[str]:

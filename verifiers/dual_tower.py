@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -14,6 +13,7 @@ from ..search.errors import SearchError
 from .clip_file import CLIPFile
 from .clip_text import Tokenizer, load_tokenizer, padded, windows
 from .images import normalised, square
+from .notes import note, short
 from .ports import ImageTower, TextTower
 
 #: Makes pixels [B, 3, H, W] a square of a size: `square` is CLIP's way, `letterbox` HPSv2's, `squashed` SigLIP's.
@@ -21,8 +21,6 @@ Geometry = Callable[[Tensor, int], Tensor]
 LONG_PROMPTS = ("chunk", "truncate")
 _PROMPTS_KEPT = 64
 _TEXTS_AT_ONCE = 256
-
-logger = logging.getLogger(__name__)
 
 
 class TokenTower(Protocol):
@@ -67,12 +65,14 @@ class CLIPTexts:
         total = sum(len(ids) for ids in filled)
         if total > self._size and long_prompts == "truncate":
             filled = [self._start(text)]
-            self._note(
-                f"{self.name} read only the first {self._size} of the {total} tokens of the prompt {_short(text)}"
+            note(
+                self.notes,
+                f"{self.name} read only the first {self._size} of the {total} tokens of the prompt {short(text)}"
             )
         elif total > self._size:
-            self._note(
-                f"{self.name} read the prompt {_short(text)} in {len(filled)} windows: it has {total} tokens, and "
+            note(
+                self.notes,
+                f"{self.name} read the prompt {short(text)} in {len(filled)} windows: it has {total} tokens, and "
                 f"{self._size} fit into one"
             )
         parts = self._tower.embed_text(padded(self._tokenizer, filled), self._tokenizer.end)
@@ -90,11 +90,6 @@ class CLIPTexts:
     def _start(self, text: str) -> list[int]:
         """The first ids of a text, as many as fit."""
         return [i for ids in windows(self._tokenizer, text, self._size) for i in ids][: self._size]
-
-    def _note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
-            logger.warning(text)
 
 
 class DualTower:
@@ -184,7 +179,3 @@ def towers(
     words = load_tokenizer(clip.text_folder, tokenizer, sizes.tokens)
     texts = CLIPTexts(clip.network, words, sizes.embedding, sizes.context, name)
     return DualTower(CLIPImages(clip), texts, clip.network, geometry, long_prompts, clip.notes)
-
-
-def _short(prompt: str) -> str:
-    return repr(prompt if len(prompt) <= 60 else prompt[:57] + "...")

@@ -11,7 +11,9 @@ from ..search.errors import SearchError
 from .files import Source
 
 
-def filled(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, what: str, source: Source) -> None:
+def filled(
+    network: nn.Module, tensors: Mapping[str, Tensor], path: Path, what: str, source: Source, needs: str = ""
+) -> None:
     """Give a network, made on the meta device, its weights in float32 on the CPU, ready to score and never to train.
 
     Batch counters are left out: only training reads them. Raises SearchError, naming the file, `what` was expected in
@@ -25,7 +27,7 @@ def filled(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, what: 
         first = wrong[0]
         raise SearchError(
             f"file: {path.name} is no {what}: {len(wrong)} of its tensors do not fit, first {first}: got "
-            f"{got.get(first, 'nothing')}; expected {expected.get(first, 'nothing')}; {source}"
+            f"{got.get(first, 'nothing')}; expected {expected.get(first, 'nothing')}{needs}; {source}"
         )
     network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     network.eval().requires_grad_(False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 from torch import Tensor
 
@@ -13,6 +11,7 @@ from .files import Download, Source, read_tensors, weights_at
 from .image_reward_network import ImageRewardNetwork, read_network
 from .images import normalised, scored, square
 from .kinds import Setting, VerifierKind
+from .notes import note, short
 
 HUB = "https://huggingface.co"
 SOURCE = Source(
@@ -33,8 +32,6 @@ VOCABULARY = Source(
 )
 #: Tokens that the model was trained to read, with [CLS] and [SEP].
 LENGTH = 35
-
-logger = logging.getLogger(__name__)
 
 
 class ImageReward:
@@ -63,7 +60,8 @@ class ImageReward:
         with torch.inference_mode(False):
             ids, mask, pieces = self._tokenizer.read(prompt, LENGTH)
         if pieces > LENGTH - 2:
-            self._note(f"ImageReward read only the first {LENGTH - 2} of the {pieces} word pieces of {_short(prompt)}")
+            read = f"ImageReward read only the first {LENGTH - 2} of the {pieces} word pieces of {short(prompt)}"
+            note(self.notes, read)
 
         def of(pixels: Tensor) -> Tensor:
             pixels = normalised(square(pixels, self.module.size), OPENAI_MEAN, OPENAI_STD)
@@ -71,15 +69,6 @@ class ImageReward:
             return rewards
 
         return scored(images, of)
-
-    def _note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
-            logger.warning(text)
-
-
-def _short(prompt: str) -> str:
-    return repr(prompt if len(prompt) <= 60 else prompt[:57] + "...")
 
 
 def load_image_reward(file: str) -> ImageReward:

@@ -6,7 +6,6 @@ label, no judge; the paper finds it good for class-conditional models and nearly
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import torch
@@ -17,13 +16,12 @@ from .clip_file import SOURCE as CLIP
 from .image_towers import DINO, SIGLIP, LoadedTower, features, load_image_tower
 from .images import CHUNK, scored
 from .kinds import Setting, VerifierKind
+from .notes import note
 
 ONLY_FINISHED = (
     "Self-Supervised compares a finished image with its x0 prediction midway, and got none: it judges only the "
     "finished candidates of a search sampler"
 )
-
-logger = logging.getLogger(__name__)
 
 
 class SelfSupervised:
@@ -52,7 +50,7 @@ class SelfSupervised:
         The prompt is not looked at. Raises SearchError when `early` does not go with `images`.
         """
         if early is None:
-            self._note(ONLY_FINISHED)
+            note(self.notes, ONLY_FINISHED)
             return scored(images, lambda pixels: pixels.new_full((len(pixels),), float("nan")))
         if len(early) != 1 or early[0].ndim != 4 or len(early[0]) != len(images):
             raise SearchError(
@@ -68,11 +66,6 @@ class SelfSupervised:
 
         with torch.no_grad():
             return scored(images.detach(), of)
-
-    def _note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
-            logger.warning(text)
 
 
 def load_self_supervised(file: str, noise_share: float = 0.4) -> SelfSupervised:

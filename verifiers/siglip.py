@@ -5,7 +5,6 @@ Trained to decide for every pair by itself, so its logit has a meaning: 0 is as 
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 
 import torch
@@ -18,6 +17,7 @@ from .image_towers import SIGLIP as IMAGE_TOWER
 from .image_towers import usual
 from .images import scored
 from .kinds import Setting, VerifierKind
+from .notes import note, short
 from .preprocessing import Preprocessing, read_preprocessing
 from .pretrained import Held, filled, in_linear_layers, made_config, read_config
 from .siglip_text import SigLIPText, load_siglip_text
@@ -32,8 +32,6 @@ SOURCE = replace(
     ),
 )
 _PROMPTS_KEPT = 64
-
-logger = logging.getLogger(__name__)
 
 
 class SigLIP:
@@ -81,21 +79,13 @@ class SigLIP:
                 del self._prompts[next(iter(self._prompts))]
             ids, pieces = self._text.read(prompt, self._length)
             if pieces >= self._length:
-                self._note(f"SigLIP read only the first {self._length - 1} of the {pieces} tokens of {_short(prompt)}")
+                read = f"SigLIP read only the first {self._length - 1} of the {pieces} tokens of {short(prompt)}"
+                note(self.notes, read)
             # Made outside inference mode, or it could not take part in a gradient later.
             with torch.inference_mode(False), torch.no_grad():
                 read = self.module.model.text_model(input_ids=self.module.here(ids)).pooler_output
                 self._prompts[prompt] = functional.normalize(read[0].float(), dim=-1).cpu()
         return self._prompts[prompt]
-
-    def _note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
-            logger.warning(text)
-
-
-def _short(prompt: str) -> str:
-    return repr(prompt if len(prompt) <= 60 else prompt[:57] + "...")
 
 
 def load_siglip(file: str, measure: str = "logit") -> SigLIP:

@@ -12,6 +12,7 @@ from ..search.errors import SearchError
 from .files import Source
 from .images import scored
 from .kinds import Setting, VerifierKind
+from .notes import note
 from .ports import VisionLanguageModel
 
 PROMPT = "{prompt}"
@@ -103,17 +104,14 @@ class VLMJudge:
         logits = logits.cpu().double()
         yes, no, everything = (torch.logsumexp(part, dim=0) for part in (logits[self._yes], logits[self._no], logits))
         if (yes - everything).exp() + (no - everything).exp() < _ANSWERED:
-            self._note(
+            note(
+                self.notes,
                 f"VLM Judge: {self._vlm.name} hardly thinks of answering Yes or No to a question; ask so that one of "
                 "them is the first word of the answer"
             )
         if self.measure == MEASURES[2]:
             return (logits[self._yes[0]] - everything).exp()
         return yes - no if self.measure == MEASURES[1] else (yes - no).sigmoid()
-
-    def _note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
 
 
 def load_vlm_judge(

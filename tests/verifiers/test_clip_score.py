@@ -129,7 +129,7 @@ def test_a_prompt_over_the_limit_is_said_once(
     clip_folder: Path, soft: Tensor, caplog: pytest.LogCaptureFixture, how: str, said: str
 ) -> None:
     verifier = load_clip_score(str(clip_folder), long_prompts=how)
-    with caplog.at_level(logging.WARNING, "pack.verifiers.dual_tower"):
+    with caplog.at_level(logging.WARNING, "pack.verifiers.notes"):
         verifier.score(soft, PROMPT)
         assert verifier.notes == []
         for _ in range(3):

@@ -136,7 +136,7 @@ def test_without_an_x0_prediction_it_says_once_that_it_cannot_judge(
     dino: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     verifier = load_self_supervised(str(dino))
-    with caplog.at_level(logging.WARNING, "pack.verifiers.self_supervised"):
+    with caplog.at_level(logging.WARNING, "pack.verifiers.notes"):
         for _ in range(3):
             assert verifier.score(pictures(18, 15), "a cat").isnan().all()
     assert verifier.notes == [ONLY_FINISHED] == [record.getMessage() for record in caplog.records]

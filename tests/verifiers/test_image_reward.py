@@ -181,7 +181,7 @@ def test_the_prompt_matters_and_only_its_first_33_pieces_do(
     words = ["red"] * (LENGTH - 2)
     whole = verifier.score(drawn, " ".join(words))
     assert verifier.notes == []
-    with caplog.at_level(logging.WARNING, "pack.verifiers.image_reward"):
+    with caplog.at_level(logging.WARNING, "pack.verifiers.notes"):
         for _ in range(2):
             assert torch.equal(verifier.score(drawn, " ".join([*words, "blue", "square"])), whole)
     assert len(verifier.notes) == 1 and "first 33 of the 35 word pieces" in verifier.notes[0]

@@ -121,7 +121,7 @@ def test_a_prompt_over_the_limit_is_cut_off_and_said_once(
     verifier = load_siglip(str(folder))
     verifier.score(soft, "a cat")
     assert verifier.notes == []
-    with caplog.at_level(logging.WARNING, "pack.verifiers.siglip"):
+    with caplog.at_level(logging.WARNING, "pack.verifiers.notes"):
         whole = verifier.score(soft, "a cat " * 30)
         for _ in range(2):
             assert torch.equal(verifier.score(soft, "a cat " * 30 + "and a dog"), whole)
