@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .files import Source
 from .kinds import VerifierKind
 from .registry import VERIFIERS
 
@@ -29,30 +28,20 @@ def _row(kind: VerifierKind) -> str:
 
 
 def page() -> str:
-    """Markdown: the same as a list, with where files belong."""
-    parts = [
-        "# Verifier\n\nScores pictures; bigger is better. Choose one in the drop-down, and its settings appear. Files "
-        "belong into `models/verifiers`; a verifier whose file is missing says where to get it, and **Download "
-        "Verifier Files** gets it when you ask for it. Nothing is downloaded by itself.\n\nEvery verifier that is "
-        "searched against long enough finds pictures that fool it. Use several in a Verifier Ensemble, and keep one "
-        "**held_out**.",
-        *(_section(kind) for kind in VERIFIERS.values()),
-        "Nodes of other packs take part when they output an object with a `name` and `score(images, prompt)` on a "
-        "VERIFIER socket.",
-    ]
-    return "\n\n".join(parts) + "\n"
+    """Markdown: what each measures and what fools it, as a list."""
+    kinds = "\n".join(f"- **{k.name}**: {k.description} Fooled by: {_small(k.fooled_by)}" for k in VERIFIERS.values())
+    return (
+        "# Verifier\n\nScores pictures; bigger is better. Choose one in the drop-down, and its settings appear. A "
+        "verifier whose file is missing says where to get it and where to put it; **Download Verifier Files** gets it "
+        "when you ask for it, and nothing is downloaded by itself.\n\nEvery verifier that is searched against long "
+        "enough finds pictures that fool it. Use several in a Verifier Ensemble, and keep one **held_out**. The table "
+        f"in the README says when to use which.\n\n{kinds}\n\nNodes of other packs take part when they output an "
+        "object with a `name` and `score(images, prompt)` on a VERIFIER socket.\n"
+    )
 
 
-def _section(kind: VerifierKind) -> str:
-    lines = [f"## {kind.name}", "", kind.description, ""]
-    lines += [f"- use it for: {kind.use_for}", f"- fooled by: {kind.fooled_by}"]
-    lines += [f"- files: {_file(source)}" for source in kind.sources]
-    lines += [f"- **{setting.name}**: {setting.tooltip}" for setting in kind.settings]
-    return "\n".join(lines)
-
-
-def _file(source: Source) -> str:
-    return f"{source.file} ({source.size}, licence {source.licence}), {source.address}, into {source.put}"
+def _small(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
 
 
 def written(readme: str) -> str:
