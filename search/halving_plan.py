@@ -23,11 +23,11 @@ from .errors import SearchError
 Cut = tuple[int, int]
 
 #: More than this many times the candidates of plain best-of-N are never started: a curve may be wrong.
-MOST_STARTED = 1.9
+MOST_STARTED = 1.8
 #: Where cuts may lie, as shares of the steps.
 PLACES = (0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85)
 #: In half of the games visibility is raised to this power.
-_WORSE = 1.5
+_WORSE = 1.8
 _POOLS, _FINALISTS, _FINAL_POOLS = 64, 24, 384
 
 
