@@ -1,6 +1,6 @@
 """Pruned best-of-N on real rewards: recorded scores of x0 predictions of FLUX.1-dev and SDXL, played back.
 
-    python run.py bench replay --data x0_rewards_flux_sdxl.npz [--splits 20] [--orders 4]
+    python run.py bench replay --data x0_rewards_flux_sdxl.npz [--splits 20] [--orders 24]
 
 The file holds arrays {flux,sdxl}_{image_reward,hps_v2,pick_score} [prompts, seeds, steps]: the score of the x0
 prediction after step s, which s + 1 model calls made; the last is the finished image. A sampler and a verifier play it
@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 
 from ..search import Algorithm, Budget, Candidates, algorithm, run
-from ..search.curves import measured_curve
+from ..search.curves import curve_of, measured_curve
+from ..search.halving_plan import HalvingPlan, halving_plan
 from ..search.types import Meter, Row
 from .pass_rate import RESULTS
 
@@ -139,24 +140,32 @@ class Replay:
         self.prompts, self.seeds, self.steps = self.rewards[REWARDS[0]].shape
         generator = np.random.default_rng(7)
         self.orders = [[generator.permutation(self.seeds) for _ in range(orders)] for _ in range(self.prompts)]
+        self.settings: dict[HalvingPlan, dict[str, Any]] = {}
         self.pick = cache(self._pick)
         self.best_of = cache(lambda reward: best_of_n(self.rewards[reward][:, :, -1]))
 
-    def _pick(self, reward: str, budget: int, chosen: tuple[Any, ...], prompt: int, order: int) -> int:
-        """The seed that a search returns. `chosen` is the algorithm's name and its settings."""
-        name, settings = chosen
+    def _pick(self, reward: str, budget: int, plan: HalvingPlan, prompt: int, order: int) -> int:
+        """The seed that pruned search returns. Curves that lead to one plan lead to one search: it is run once."""
         sampler = Played(self.steps, self.orders[prompt][order])
         verifier = Recorded(reward, torch.from_numpy(self.rewards[reward][prompt]))
-        made: Algorithm = algorithm(name, **dict(settings))
+        made: Algorithm = algorithm("pruned", **self.settings[plan])
         report = run(made, sampler, verifier, Budget(nfe=budget), candidates=Candidates.of_seed(1), seed=prompt)
         assert report.best is not None and report.nfe <= budget
         return sampler.column(report.best.evaluation.recipe[0]["seed"])
 
+    def curve(self, reward: str, train: Sequence[int]) -> tuple[tuple[float, float], ...]:
+        """What the training prompts say of how early the best can be seen."""
+        measured = measured_curve(torch.from_numpy(self.rewards[reward][list(train)]))
+        return tuple((round(share, 4), round(seen, 2)) for share, seen in measured if share >= FIRST)
+
     def measure(
-        self, reward: str, budget: int, chosen: tuple[Any, ...], test: Sequence[int]
+        self, reward: str, budget: int, train: Sequence[int], judge_cost: float, test: Sequence[int]
     ) -> tuple[float, dict[str, float]]:
         """Effective compute on the test prompts, and how the other rewards of the pick differ from best-of-N's."""
-        picks = {p: [self.pick(reward, budget, chosen, p, o) for o in range(len(self.orders[p]))] for p in test}
+        seen = self.curve(reward, train)
+        plan = halving_plan(curve_of(seen), self.steps, budget - self.steps, judge_cost)
+        self.settings.setdefault(plan, {"curve": seen, "judge_cost": judge_cost})
+        picks = {p: [self.pick(reward, budget, plan, p, o) for o in range(len(self.orders[p]))] for p in test}
         table = self.rewards[reward]
         mean = statistics.fmean(table[p, seed, -1] for p in test for seed in picks[p])
         curve = self.best_of(reward)[:, test].mean(axis=1)
@@ -181,19 +190,12 @@ def halves(prompts: int, splits: int) -> list[tuple[list[int], list[int]]]:
     return made
 
 
-def pruned(replay: Replay, reward: str, train: Sequence[int], judge_cost: float) -> tuple[Any, ...]:
-    """Pruned search with the curve of the training prompts, as something that can be cached."""
-    curve = measured_curve(torch.from_numpy(replay.rewards[reward][list(train)]))
-    seen = tuple((round(share, 4), round(visible, 2)) for share, visible in curve if share >= FIRST)
-    return "pruned", (("curve", seen), ("judge_cost", judge_cost))
-
-
 def row(replay: Replay, model: str, reward: str, splits: int, judge_cost: float) -> str:
     """One line of the table: effective compute at every budget, and the largest held-out difference."""
     cells, held_out = [], []
     for budget in BUDGETS:
         found = [
-            replay.measure(reward, budget, pruned(replay, reward, train, judge_cost), test)
+            replay.measure(reward, budget, train, judge_cost, test)
             for train, test in halves(replay.prompts, splits)
         ]
         effective = [each for each, _ in found]
@@ -209,7 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the .npz file with the recorded rewards")
     parser.add_argument("--splits", type=int, default=20)
-    parser.add_argument("--orders", type=int, default=4, help="random orders of every prompt's seeds")
+    parser.add_argument("--orders", type=int, default=24, help="random orders of every prompt's seeds")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with np.load(options.data) as file:

@@ -88,7 +88,7 @@ def load(page: Any, server: HostServer, name: str) -> None:
 
 def queue(page: Any) -> None:
     """Press Run."""
-    assert page.evaluate("async () => await app.queuePrompt(0, 1)") is True
+    page.evaluate("async () => { await app.queuePrompt(0, 1) }")  # what it returns differs between ComfyUI versions
 
 
 def panel(page: Any, node: str = SEARCH) -> tuple[Any, Any]:
