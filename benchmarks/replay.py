@@ -163,7 +163,7 @@ class Replay:
     ) -> tuple[float, dict[str, float]]:
         """Effective compute on the test prompts, and how the other rewards of the pick differ from best-of-N's."""
         seen = self.curve(reward, train)
-        plan = halving_plan(curve_of(seen), self.steps, budget - self.steps, judge_cost)
+        plan = halving_plan(curve_of(seen), self.steps, budget, judge_cost)
         self.settings.setdefault(plan, {"curve": seen, "judge_cost": judge_cost})
         picks = {p: [self.pick(reward, budget, plan, p, o) for o in range(len(self.orders[p]))] for p in test}
         table = self.rewards[reward]

@@ -77,10 +77,10 @@ class HalvingPlan:
 
 @lru_cache(maxsize=64)
 def halving_plan(curve: Curve, steps: int, budget: int, judge_cost: float = 0.0) -> HalvingPlan:
-    """The plan for `budget` steps in all that finds the best final score, by the curve, beside one whole candidate.
+    """The plan for `budget` steps in all that finds the best final score, by the curve.
 
     `steps` is what one candidate takes. Plain best-of-N is among the plans that are compared, so a curve that says
-    nothing early leads to no cut. The whole candidate is the user's own, which is never cut and not paid from `budget`.
+    nothing early leads to no cut.
     """
     whole = max(1, budget // steps)
     plain = HalvingPlan(whole)
@@ -115,7 +115,7 @@ def _played(
 ) -> dict[int, Tensor]:
     """Scores [pools, candidates] after every place and at the end: a Gaussian Markov chain that follows the curve."""
     generator = torch.Generator().manual_seed(seed)
-    shape = pools, 1 + max(plan.first for plan in plans)  # the last is the user's own
+    shape = pools, max(plan.first for plan in plans)
     power = torch.where(torch.arange(pools) % 2 == 0, 1.0, _WORSE)[:, None]
     now, seen = torch.randn(shape, generator=generator), torch.ones(pools, 1)
     scores = {steps: now}
@@ -128,12 +128,12 @@ def _played(
 
 
 def _values(plans: Sequence[HalvingPlan], scores: dict[int, Tensor]) -> list[float]:
-    """The mean final score of every plan's winner, or of the user's own candidate if that is better."""
+    """The mean final score of every plan's winner."""
     end = scores[max(scores)]
     values = []
     for plan in plans:
         alive = torch.arange(plan.first).expand(len(end), -1)
         for step, keep in plan.cuts:
             alive = alive.gather(1, scores[step].gather(1, alive).topk(keep, dim=1).indices)
-        values.append(float(torch.maximum(end.gather(1, alive).amax(dim=1), end[:, -1]).mean()))
+        values.append(float(end.gather(1, alive).amax(dim=1).mean()))
     return values

@@ -21,15 +21,18 @@ def pruned_search(
 ) -> Search:
     """Successive halving of candidates on their x0 predictions (Karnin et al. 2013), with computed cuts.
 
-    The user's own candidate is finished first. Of the others, as many are begun as the plan for the budget says (see
-    `halving_plan`), and after some steps the best by their x0 predictions go on: those that their last step made
-    anyway, so a look costs no NFE. `curve` says how much can be seen when: a name of search.curves, or its
-    points. `judge_cost` is what decoding and scoring one x0 prediction costs, in NFE, for plans that weigh it.
+    As many candidates are begun as the plan for the budget says (see `halving_plan`), the user's own among them, and
+    after some steps the best by their x0 predictions go on: those that their last step made anyway, so a look costs no
+    NFE. Where a clock may end the search, or no limit on NFE is known, the user's own is finished first, so that there
+    is an image at any time. `curve` says how much can be seen when: a name of search.curves, or its points.
+    `judge_cost` is what decoding and scoring one x0 prediction costs, in NFE, for plans that weigh it.
     """
     known = curve_of(curve)
     steps = len(plan.sigmas) - 1
-    yield from finish(space.fresh(1))
-    left = round((plan.nfe / plan.candidate_nfe - 1) * steps) if plan.nfe and plan.candidate_nfe else None
+    left = round(plan.nfe / plan.candidate_nfe * steps) if plan.nfe and plan.candidate_nfe else None
+    if left is None or plan.seconds:
+        yield from finish(space.fresh(1))
+        left = None if left is None else left - steps
     while True:
         budget = OPEN_ROUND * steps if left is None else min(left, LARGEST_ROUND * steps)
         halving = halving_plan(known, steps, max(budget, steps), judge_cost)

@@ -573,8 +573,9 @@ def run(
             f"budget: got nfe={budget.nfe}; one candidate takes {candidate_nfe}: raise max_nfe or lower the steps"
         )
     plan = Plan(
-        sampler.sigmas, sampler.time, sampler.sigma, sampler.coefficients, candidate_nfe, budget.nfe, budget.candidates
-    )
+        sampler.sigmas, sampler.time, sampler.sigma, sampler.coefficients,
+        candidate_nfe, budget.nfe, budget.candidates, budget.seconds,
+    )  # fmt: skip
     report = SearchReport(
         {
             **(settings or {}),

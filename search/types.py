@@ -199,6 +199,7 @@ class Plan:
     candidate_nfe: int | None  # denoiser forwards of one whole candidate, if known
     nfe: int = 0  # the limit to plan for; 0 = none
     candidates: int = 0
+    seconds: float = 0.0
 
     def down(self, start: float, stop: float) -> tuple[float, ...]:
         """The part of the schedule from sigma `start` down to `stop`, both ends included.
