@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..demo.measure import frozen_prompts, wilson
+from ..demo.measure import frozen_prompts
+from .statistics import Estimate, clustered, rated
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -121,20 +121,7 @@ def best_judged(rows: Sequence[Sequence[float]], nfe: float, column: int) -> flo
     return max(within, key=lambda row: row[column])[2] if within else None
 
 
-def rated(passes: Sequence[bool]) -> tuple[float, float, float]:
-    """Pass rate with its Wilson 95 % interval."""
-    return sum(passes) / len(passes), *wilson(sum(passes), len(passes))
-
-
-def clustered(shares: Sequence[float]) -> tuple[float, float, float]:
-    """Mean over prompts with a normal 95 % interval; each prompt's own seeds are one observation."""
-    n = len(shares)
-    mean = sum(shares) / n
-    spread = 1.959964 * math.sqrt(sum((s - mean) ** 2 for s in shares) / (n - 1) / n)
-    return mean, mean - spread, mean + spread
-
-
-def cell(estimate: tuple[float, float, float] | None) -> str:
+def cell(estimate: Estimate | None) -> str:
     """An estimate as the table shows it, in percent."""
     return "-" if estimate is None else f"{100 * estimate[0]:.1f} [{100 * estimate[1]:.1f}, {100 * estimate[2]:.1f}]"
 
@@ -145,7 +132,7 @@ def table(records: list[dict[str, Any]], family: str) -> str:
     for record in records:
         by[record["method"], record["budget"]][record["prompt"]] = record["result"]
 
-    def rate(method: str, n: int, column: int = 1) -> tuple[float, float, float] | None:
+    def rate(method: str, n: int, column: int = 1) -> Estimate | None:
         budget = min((b for b in BUDGETS[method] if b >= n), default=0)
         if budget == 0 or (method == "paths" and budget != n):
             return None

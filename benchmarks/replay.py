@@ -16,12 +16,12 @@ standard deviations, less those of best-of-N's pick. The second table charges ev
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from ..search.curves import curve_of, measured_curve
 from ..search.halving_plan import HalvingPlan, halving_plan
 from ..search.types import Meter, Row
 from .pass_rate import RESULTS
+from .statistics import best_of_n, of_best
 
 BUDGETS = (100, 200, 400, 800)
 REWARDS = ("image_reward", "hps_v2", "pick_score")
@@ -49,6 +50,7 @@ class Played:
 
     rows_per_candidate = 1
     exact_pauses = True
+    axes: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, steps: int, order: Sequence[int]) -> None:
         self.sigmas = tuple(1 - i / steps for i in range(steps + 1))
@@ -93,6 +95,9 @@ class Played:
 
     def free_memory(self) -> None: ...
 
+    def small_refusal(self, shrink: int) -> str:
+        return "recorded ways have one resolution"
+
     def predict(self, rows: Sequence[Row], meter: Meter) -> list[Row]:
         raise NotImplementedError("only the recorded predictions can be played")
 
@@ -109,27 +114,6 @@ class Recorded:
     def score(self, images: Tensor, prompt: str) -> Tensor:
         column, done = images[:, 0, 0, 0].long(), images[:, 0, 0, 1].long()
         return self.scores[column, done - 1]
-
-
-def best_of_n(final: np.ndarray) -> np.ndarray:
-    """The expected best of n of the seeds [prompts, seeds] drawn without replacement, [n, prompts] for n = 1, 2, ..."""
-    ordered = np.sort(final, axis=1)
-    seeds = final.shape[1]
-    table = np.empty((seeds, len(final)))
-    for n in range(1, seeds + 1):
-        # P(the best of n is the i-th lowest) = C(i - 1, n - 1) / C(seeds, n)
-        weights = [math.comb(i - 1, n - 1) / math.comb(seeds, n) if i >= n else 0.0 for i in range(1, seeds + 1)]
-        table[n - 1] = ordered @ np.array(weights)
-    return table
-
-
-def held_out_of_best(final: np.ndarray, other: np.ndarray, n: int) -> np.ndarray:
-    """The expected other reward of the best of n, [prompts]."""
-    ranks = np.argsort(np.argsort(final, axis=1), axis=1) + 1
-    seeds = final.shape[1]
-    chance = np.array([0.0] + [math.comb(i - 1, n - 1) / math.comb(seeds, n) if i >= n else 0.0
-                               for i in range(1, seeds + 1)])  # fmt: skip
-    return np.asarray((other * chance[ranks]).sum(axis=1))
 
 
 class Replay:
@@ -174,7 +158,7 @@ class Replay:
         for other in (name for name in REWARDS if name != reward):
             final = self.rewards[other][:, :, -1]
             scale = final.std(axis=1)
-            expected = held_out_of_best(table[:, :, -1], final, budget // self.steps)
+            expected = of_best(table[:, :, -1], final)[budget // self.steps - 1]
             differences[other] = statistics.fmean(
                 (final[p, seed] - expected[p]) / scale[p] for p in test for seed in picks[p]
             )

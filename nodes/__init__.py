@@ -5,22 +5,33 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .algorithms import (
+    AxesSearch,
+    BeamSearch,
+    DepthFirstSearch,
     EvolutionarySearch,
+    GradientSearch,
+    GuidedSearch,
+    LookaheadSearch,
     ParticleSearch,
     PCNSearch,
     PrunedSearch,
     RandomSearch,
+    RolloverSearch,
     SearchOverPaths,
     SpectralSearch,
     TrustRegionSearch,
+    TwoFidelitySearch,
     ZeroOrderSearch,
 )
+from .candidate_recipe import CandidateFromRecipe
 from .candidates import NoiseCandidate, NoiseFromRecipe
+from .curve_node import MeasureCurve
 from .demo_models import LoadDemoTextEncoder
 from .download_node import DownloadVerifierFiles
 from .fid_node import SaveFIDStatistics
 from .live import register_routes
 from .model_files import register_folders
+from .probe_node import SeedProbe
 from .report_nodes import ContactSheet, SaveSearchReport, SearchReportPlot
 from .search_sampler import SearchSampler, SearchSamplerAdvanced
 from .series_node import SearchPrompts
@@ -31,7 +42,11 @@ NODES: list[type[io.ComfyNode]] = [
     RandomSearch, ZeroOrderSearch, SearchOverPaths, SearchReportPlot, ContactSheet, SaveSearchReport,
     NoiseFromRecipe, LoadDemoTextEncoder, SearchPrompts, SaveFIDStatistics,
     DownloadVerifierFiles, PrunedSearch, TrustRegionSearch, PCNSearch, SpectralSearch, EvolutionarySearch,
-    ParticleSearch,
+    ParticleSearch, LookaheadSearch, TwoFidelitySearch, MeasureCurve,
+    BeamSearch, RolloverSearch, DepthFirstSearch,
+    AxesSearch, SeedProbe, CandidateFromRecipe,
+    GradientSearch,
+    GuidedSearch,
 ]  # fmt: skip
 
 

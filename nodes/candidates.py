@@ -25,7 +25,7 @@ class WiredCandidates:
 
 def candidates_around(noise: Any, seed: int, cosine: float | None) -> WiredCandidates:
     """Candidates that start with a NOISE object; with a `cosine`, the later ones are its neighbours."""
-    if isinstance(noise, RecipeNoise):
+    if isinstance(noise, RecipeNoise) and not noise.recipe.ascended:
         return WiredCandidates(Candidates(noise.recipe, seed, cosine), noise.given)
     if type(noise).__name__ == "Noise_RandomNoise":  # its module is not importable: the host loads it under a path
         return WiredCandidates(Candidates(Recipe.of_seed(noise.seed), seed, cosine))
@@ -86,18 +86,33 @@ class NoiseFromRecipe(io.ComfyNode):
     @classmethod
     def execute(cls, recipe: str = "") -> io.NodeOutput:
         read = Recipe.from_json(recipe)
-        kinds = {operation["op"] for operation in all_operations(read.operations)}
-        if "given" in kinds:
+        if read.beside:
             raise SearchError(
-                "recipe: it starts from a NOISE of another node, which the text cannot make again; "
-                "wire that NOISE to Noise Candidate and search around it"
+                "recipe: the search changed this candidate's cfg, guidance or conditioning too, so its noise alone "
+                "does not make it again; use Candidate From Recipe"
             )
-        if kinds & MIDWAY:
-            raise SearchError(
-                "recipe: the search acted on this candidate on its way (it was re-noised, for example), so no start "
-                "noise makes it again; use the LATENT of the search"
-            )
-        return io.NodeOutput(RecipeNoise(read))
+        return io.NodeOutput(noise_of(read))
+
+
+def noise_of(recipe: Recipe) -> RecipeNoise:
+    """The noise of a recipe that was read from a text. Raises SearchError where it takes more than the text."""
+    kinds = {operation["op"] for operation in all_operations(recipe.operations)}
+    if "given" in kinds:
+        raise SearchError(
+            "recipe: it starts from a NOISE of another node, which the text cannot make again; "
+            "wire that NOISE to Noise Candidate and search around it"
+        )
+    if "ascent" in kinds:
+        raise SearchError(
+            "recipe: the search moved this noise along a gradient, which the text does not hold; use the LATENT or "
+            "the NOISE output of that search"
+        )
+    if kinds & MIDWAY:
+        raise SearchError(
+            "recipe: the search acted on this candidate on its way (it was re-noised, for example), so no start "
+            "noise makes it again; use the LATENT of the search"
+        )
+    return RecipeNoise(recipe)
 
 
 def all_operations(operations: Sequence[Operation]) -> Iterator[Operation]:

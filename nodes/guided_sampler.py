@@ -6,7 +6,9 @@ import copy
 import dis
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any
 
@@ -19,17 +21,27 @@ import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
 import torch
+from torch.autograd.graph import allow_mutation_on_saved_tensors
 
+from ..search.differentiable import differentiable, gradient_of
 from ..search.errors import SearchError
+from ..search.guidance import LookaheadGuide
 from ..search.recipe import gaussian
+from ..search.resolution import averaged, smaller_noise
 from ..search.seeds import child_seed
 from ..search.types import Meter, Row
+from .guider_axes import asked_as, axes_of
 from .lockstep import Call, SuspendedModel, merged_options, run_in_lockstep
 from .noise import RecipeNoise, packed, unpacked
+from .pull_back import Replay, TracedInpaint, kept_weights, unfused
 
 LARGEST_MICRO_BATCH = 32
 #: Conditioning that the host mixes with noise of the sampler's own seed, so it differs between candidates.
 SEEDED = frozenset({"noise_augmentation", "unclip_conditioning", "minimax_refs", "minimax_keyframes"})
+#: Conditioning that speaks of places in the picture.
+PLACED = frozenset({"control", "area", "mask", "gligen"})
+#: Places along a side of a latent below which no row is made smaller.
+SMALLEST_LATENT = 4
 
 
 class GuidedSampler:
@@ -89,37 +101,52 @@ class GuidedSampler:
 
     def noise(self, row: Row) -> torch.Tensor:
         """The start noise of a row, packed; leaves the global generator where stock leaves it for the row's seed."""
-        return packed(RecipeNoise(row.recipe, self.given).generate_noise(self.latent))
+        noise = packed(RecipeNoise(row.recipe, self.given, row.noise).generate_noise(self.latent))
+        return noise if row.shrink == 1 else smaller_noise(noise, row.shrink)
 
     # the port
 
     def advance(
-        self, rows: Sequence[Row], sigmas: Sequence[float], meter: Meter, keep: Sequence[float] = ()
+        self,
+        rows: Sequence[Row],
+        sigmas: Sequence[float],
+        meter: Meter,
+        keep: Sequence[float] = (),
+        trail: bool = False,
     ) -> list[Row]:
         """See search.types.Sampler."""
-        if self._alone and len(rows) > 1:
-            return [moved for row in rows for moved in self.advance([row], sigmas, meter, keep)]
+        shares = [{place: row} for place, row in enumerate(rows)] if trail else self._together(rows)
+        if len(shares) > 1:
+            return _in_order(shares, lambda share: self.advance(share, sigmas, meter, keep, trail))
         whole = tuple(sigmas) == self.sigmas
         schedule = self.schedule if whole else torch.tensor(sigmas, dtype=self.schedule.dtype)
         last = sigmas[-1] == self.sigmas[-1]
         steps = {step: sigma for step, sigma in enumerate(sigmas) if sigma in keep}
         job = self._trajectory if last else self._segment
-        out, states, clean, kept = self._sample(rows, schedule, meter, job, steps)
-        outs = _split(packed(out), len(rows)) if last else states
-        return [
+        out, done = self._sample(rows, schedule, meter, job, steps)
+        outs = _split(packed(out), len(rows)) if last else done.results
+        moved = [
             replace(row, sigma=sigmas[-1], x=x.cpu(), x0=None if x0 is None else x0.cpu(), early=(*row.early, *early))
-            for row, x, x0, early in zip(rows, outs, clean, kept, strict=True)
+            for row, x, x0, early in zip(rows, outs, done.clean, done.kept, strict=True)
         ]
+        return [replace(row, trail=tuple(done.trail)) for row in moved] if trail else moved
+
+    def pull_back(self, row: Row, gradient: torch.Tensor, meter: Meter) -> torch.Tensor:
+        """See search.types.Sampler. The network is the host's own, with its weights as they lie."""
+        row = replace(row, sigma=self.sigmas[0], x=None)
+        pulled = partial(_PulledBack, gradient=gradient)
+        _, done = self._sample([row], self.schedule, meter, self._trajectory, kind=pulled)
+        return done.results[0].cpu()
 
     def predict(self, rows: Sequence[Row], meter: Meter) -> list[Row]:
         """See search.types.Sampler."""
-        if self._alone and len(rows) > 1:
-            return [predicted for row in rows for predicted in self.predict([row], meter)]
+        if len(shares := self._together(rows)) > 1:
+            return _in_order(shares, lambda share: self.predict(share, meter))
         schedule = torch.tensor([rows[0].sigma, self.sigmas[-1]], dtype=self.schedule.dtype)
-        _, clean, states, _ = self._sample(rows, schedule, meter, self._prediction)
+        _, done = self._sample(rows, schedule, meter, self._prediction)
         return [
             replace(row, x=row.x if row.x is not None or state is None else state.cpu(), x0=x0.cpu())
-            for row, x0, state in zip(rows, clean, states, strict=True)
+            for row, x0, state in zip(rows, done.results, done.clean, strict=True)
         ]
 
     def renoise(self, row: Row, sigma: float, seed: int) -> Row:
@@ -133,7 +160,15 @@ class GuidedSampler:
 
     def decode(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         """See search.types.Sampler."""
-        return _split(self._pictures(torch.cat([self.visible_latent(row) for row in rows])), len(rows))
+        latents = torch.cat([self.visible_latent(row) for row in rows])
+        with kept_weights(getattr(self.vae, "patcher", None)) if latents.requires_grad else nullcontext():
+            images = self._pictures(latents)
+        if latents.requires_grad and not images.requires_grad:
+            raise SearchError(
+                "vae: no gradient passes through it (this kind has none, or memory ran short and it decoded in tiles), "
+                "and gradient search needs one: choose another algorithm, or a smaller latent"
+            )
+        return _split(images, len(rows))
 
     def _pictures(self, latents: torch.Tensor) -> torch.Tensor:
         try:
@@ -172,6 +207,8 @@ class GuidedSampler:
     @property
     def exact_pauses(self) -> bool:
         """See search.types.Sampler. Samplers that remember steps or draw noise are found out on a scalar."""
+        if self._exact_pauses is None and self.midway_refusal():
+            self._exact_pauses = False
         if self._exact_pauses is None:
             middle = len(self.schedule) // 2
             whole = self._scalar_end([self.schedule])
@@ -179,6 +216,15 @@ class GuidedSampler:
                 whole, self._scalar_end([self.schedule[: middle + 1], self.schedule[middle:]])
             )
         return self._exact_pauses
+
+    @cached_property
+    def axes(self) -> Mapping[str, float]:
+        """See search.types.Sampler. Whether a sampler draws noise on its way is found out on a scalar."""
+        axes = axes_of(self.guider)
+        if isinstance(self.sampler, comfy.samplers.KSAMPLER):
+            one, other = (self._scalar_end([self.schedule], seed) for seed in (1, 2))
+            axes |= {} if torch.equal(one, other) else {"step_noise": 0.0}
+        return axes
 
     def coefficients(self, sigma: float) -> tuple[float, float]:
         """See search.types.Sampler. Asked of the model's own noise scaling."""
@@ -235,6 +281,43 @@ class GuidedSampler:
             return "a guidance patch on the model (APG momentum or the like) remembers the last step"
         return None
 
+    def gradient_refusal(self) -> str | None:
+        """Why no gradient can go back from an image to its start noise here, or None."""
+        if not isinstance(self.sampler, comfy.samplers.KSAMPLER):
+            return f"the SAMPLER ({type(self.sampler).__name__}) cannot be followed step by step"
+        if self.sigmas[-1] > 0:
+            return f"the SIGMAS do not end at 0 (got {self.sigmas[-1]:g}), so there is no clean image to score"
+        if self.cost(self.sigmas) is None:
+            return "the sampler chooses its steps by the image: choose one with a fixed number of steps, such as euler"
+        if self._foreign_wrappers() or self._foreign_wrappers(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE):
+            return "a patch on the model (EasyCache, LazyCache or the like) leaves out calls or keeps memory"
+        if any(keeps_memory(f) for f in self._cfg_functions()):
+            return "a guidance patch on the model (APG momentum or the like) remembers the last step"
+        if self.guider.model_patcher.get_additional_models_with_key("multigpu"):
+            return "the model is split over several GPUs"
+        if comfy.model_management.sage_attention_enabled():
+            return "SageAttention has no gradient: start ComfyUI without --use-sage-attention"
+        if not self._passes_gradient():
+            return "the sampler does not pass a gradient (CFG++ and the like): choose another one, such as euler"
+        return None
+
+    def small_refusal(self, shrink: int) -> str | None:
+        """See search.types.Sampler. What has a place in the picture would have to be made smaller too."""
+        samples = self.latent["samples"]
+        if samples.is_nested or samples.ndim < 4:
+            return "the latent is not one picture or video"
+        height, width = samples.shape[-2:]
+        if height % shrink or width % shrink:
+            return f"the latent of {width} x {height} is not divisible by that"
+        if min(height, width) // shrink < SMALLEST_LATENT:
+            return f"the latent would have {width // shrink} x {height // shrink} places (at least {SMALLEST_LATENT})"
+        if self.latent.get("noise_mask") is not None:
+            return "the latent has a mask"
+        conds = [cond for each in self.guider.original_conds.values() for cond in each]
+        if any(_has_a_place(cond) for cond in conds):
+            return "the conditioning has a ControlNet, an area, a mask or an image"
+        return None
+
     # one guider.sample() per request
 
     def _sample(
@@ -244,16 +327,18 @@ class GuidedSampler:
         meter: Meter,
         job: Callable[..., Callable[[Any], torch.Tensor]],
         keep: Mapping[int, float] = MappingProxyType({}),
-    ) -> tuple[Any, list[torch.Tensor], list[torch.Tensor | None], list[list[tuple[float, torch.Tensor]]]]:
+        kind: Callable[..., _Gathered] | None = None,
+    ) -> tuple[Any, _Gathered]:
         noises, states = [], []
         for row in rows:
             noises.append(self.noise(row))
             states.append(torch.get_rng_state())
-        gathered = _Gathered(self, rows, states, job, keep)
-        samples, count = self.latent["samples"], len(rows)
+        gathered = (kind or _Gathered)(self, rows, states, job, keep)
+        samples, count = self._samples(rows[0].shrink), len(rows)
+        guider = asked_as(self.guider, rows[0].recipe.beside)
         self.meter = meter
         try:
-            out = self.guider.sample(
+            out = guider.sample(
                 self.unpacked(torch.cat(noises)),
                 samples if count == 1 else _repeated(samples, count),
                 gathered,
@@ -264,8 +349,26 @@ class GuidedSampler:
             )
         finally:
             self.meter = None
-            self._release()
-        return out, gathered.results, gathered.clean, gathered.kept
+            _release(guider)
+        return out, gathered
+
+    def _together(self, rows: Sequence[Row]) -> list[dict[int, Row]]:
+        """Rows by their place, in shares that go through the model together: those that ask it alike."""
+        if self._alone:
+            return [{place: row} for place, row in enumerate(rows)]
+        shares: list[dict[int, Row]] = []
+        for place, row in enumerate(rows):
+            alike = (share for share in shares if next(iter(share.values())).recipe.beside == row.recipe.beside)
+            share = next(alike, None)
+            if share is None:
+                shares.append({place: row})
+            else:
+                share[place] = row
+        return shares
+
+    def _samples(self, shrink: int) -> Any:
+        samples = self.latent["samples"]
+        return samples if shrink == 1 else averaged(samples, shrink)
 
     def _mask(self, count: int) -> Any:
         mask = self.latent.get("noise_mask")
@@ -276,13 +379,6 @@ class GuidedSampler:
             return mask  # the frames of a mask for every video
         mask = mask[None] if mask.ndim == 2 else mask
         return comfy.utils.repeat_to_batch_size(mask, self.rows_per_candidate).repeat(count, *[1] * (mask.ndim - 1))
-
-    def _release(self) -> None:
-        """After an error the host leaves ControlNets dirty and the conds behind: clean up as it does at the end."""
-        conds = self.guider.__dict__.pop("conds", None)
-        if conds is not None:
-            comfy.sampler_helpers.cleanup_models(conds, self.guider.__dict__.pop("loaded_models", []))
-            self.guider.__dict__.pop("inner_model", None)
 
     def _apply_model(self, executor: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         out: torch.Tensor = executor(x, *args, **kwargs)
@@ -316,11 +412,30 @@ class GuidedSampler:
             return outs
         return list(out.split([c.x.shape[0] for c in calls]))
 
+    def back(self, guider: Any, call: Call, gradient: torch.Tensor) -> torch.Tensor:
+        """A gradient by what the model answers to a call, taken back through it to one by the call's x."""
+        assert self.meter is not None
+        x = call.x.detach().requires_grad_()
+        try:
+            # allow_mutation: Flux and others write into what autograd has saved
+            with unfused(), allow_mutation_on_saved_tensors(), kept_weights(guider.model_patcher):
+                [answer] = self.forward(guider, [Call(x, call.sigma.detach(), call.model_options, call.seed)])
+                self.meter.backward(x.shape[0])
+                if answer.requires_grad:
+                    return gradient_of(answer, [x], gradient)[0]
+            error = None
+        except RuntimeError as raised:  # autograd's complaints; memory that runs out is known by the cause
+            error = raised
+        raise SearchError(
+            f"model: no gradient passes through it ({_first_line(error)}); gradient search needs weights that are not "
+            "quantised and attention with a gradient: load another version of the model, or choose another algorithm"
+        ) from error
+
     # jobs: what one row does while it is suspended
 
     def _trajectory(self, row: Row, sigmas: torch.Tensor, inputs: _Inputs) -> Callable[[Any], torch.Tensor]:
-        """To the last sigma, as stock does it; from the row's state if it has one."""
-        if row.x is None:
+        """To the last sigma, as stock does it; from the row's state if it has one, or with gradients."""
+        if row.x is None and not inputs.noise.requires_grad:
             return lambda model: self.sampler.sample(
                 model, sigmas, inputs.extra_args, inputs.callback, inputs.noise, inputs.latent, inputs.mask, True
             )
@@ -372,7 +487,8 @@ class GuidedSampler:
         return start
 
     def _masked(self, model: Any, sigmas: torch.Tensor, inputs: _Inputs) -> Any:
-        masked = comfy.samplers.KSamplerX0Inpaint(model, sigmas)
+        kind = TracedInpaint if inputs.noise.requires_grad else comfy.samplers.KSamplerX0Inpaint
+        masked = kind(model, sigmas)
         masked.latent_image, masked.noise = inputs.latent, inputs.noise
         if self.sampler.inpaint_options.get("random", False):
             mask_seed = inputs.extra_args["seed"] + 1
@@ -406,15 +522,18 @@ class GuidedSampler:
         return not all(_repeats_alike(cond, self.rows_per_candidate) for cond in conds)
 
     def _dry_run(self, sigmas: torch.Tensor, wave: float) -> int | None:
-        if not isinstance(self.sampler, comfy.samplers.KSAMPLER):
-            return None
+        is_stock = isinstance(self.sampler, comfy.samplers.KSAMPLER)
+        return len(self._calls(sigmas, wave)) if is_stock else None
+
+    def _calls(self, sigmas: torch.Tensor, wave: float) -> list[Call]:
+        """The model calls that the sampler makes on a scalar."""
         calls: list[Call] = []
         x = torch.full([1, 1, 1, 1], 0.5)
         extra_args = {"model_options": {}, "seed": 0}
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             model = self._scalar(wave, calls)
             self.sampler.sample(model, sigmas.clone(), extra_args, None, x, 0 * x, None, True)
-        return len(calls)
+        return calls
 
     def _scalar(self, wave: float, calls: list[Call]) -> SuspendedModel:
         """A scalar model: 0, or a wiggly function that makes adaptive samplers take other steps. Notes its calls."""
@@ -430,12 +549,39 @@ class GuidedSampler:
         probe.inner_model = _ScalarModel(self.model_sampling)
         return SuspendedModel(probe, answer)
 
-    def _scalar_end(self, pieces: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _passes_gradient(self) -> bool:
+        """Whether autograd agrees with finite differences on where the sampler takes a scalar."""
+        if any(call.model_options for call in self._calls(self.schedule, 0.0)):
+            return False  # a function of the sampler's own sees more of the model than its answer
+
+        def answer(call: Call) -> torch.Tensor:
+            torch.set_grad_enabled(True)
+            return 0.3 * torch.sin(3 * call.x)
+
+        def end(x: torch.Tensor) -> torch.Tensor:
+            torch.manual_seed(0)
+            args = {"model_options": {}, "seed": 0}
+            out: torch.Tensor = self.sampler.sample(model, self.schedule.double(), args, None, x, 0 * x, None, True)
+            return out
+
+        probe = copy.copy(self.guider)
+        probe.inner_model = _ScalarModel(self.model_sampling)
+        model = SuspendedModel(probe, answer)
+        with torch.random.fork_rng(devices=[]), differentiable():
+            x, step = torch.full([1, 1, 1, 1], 0.5, dtype=torch.float64, requires_grad=True), 1e-5
+            try:
+                [slope] = gradient_of(end(x), [x])
+                expected = (end(x.detach() + step) - end(x.detach() - step)) / (2 * step)
+            except RuntimeError:  # it writes into what autograd needs, or mixes precisions
+                return False
+        return bool(torch.allclose(slope, expected, rtol=1e-2, atol=1e-6))
+
+    def _scalar_end(self, pieces: Sequence[torch.Tensor], first_seed: int = 0) -> torch.Tensor:
         """Where the sampler takes a scalar along pieces of the schedule, as `_run` does: a seed for each piece."""
         model = self._scalar(1.0, [])
         x = torch.full([1, 1, 1, 1], 0.5 * self.coefficients(self.sigmas[0])[1])
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            for seed, sigmas in enumerate(pieces):
+            for seed, sigmas in enumerate(pieces, first_seed):
                 torch.manual_seed(seed)
                 masked = comfy.samplers.KSamplerX0Inpaint(model, sigmas)
                 masked.latent_image, masked.noise = 0 * x, x
@@ -499,6 +645,7 @@ class _Gathered(comfy.samplers.Sampler):
         self.results: list[torch.Tensor] = []
         self.clean: list[torch.Tensor | None] = []
         self.kept: list[list[tuple[float, torch.Tensor]]] = []
+        self.trail: list[torch.Tensor] = []  # of a row alone: what the model answered
 
     def sample(
         self,
@@ -512,34 +659,74 @@ class _Gathered(comfy.samplers.Sampler):
         disable_pbar: bool = False,
     ) -> torch.Tensor:
         count = len(self.rows)
-        masks = [None] * count if denoise_mask is None else _shares(denoise_mask, count)
-        parts = zip(self.rows, _split(noise, count), _split(latent_image, count), masks, strict=True)
-        inputs = [
-            _Inputs(n, x, m, {**extra_args, "seed": self._seed(row, sigmas)}, self.keep) for row, n, x, m in parts
-        ]
-        jobs = [
-            self._started(self.job(row, sigmas.clone(), each), row, state)
-            for row, each, state in zip(self.rows, inputs, self.random_states, strict=True)
-        ]
+        jobs, inputs = self._jobs(sigmas, extra_args, noise, latent_image, denoise_mask)
         if count == 1:  # no thread: exactly the stock call
-            model = SuspendedModel(model_wrap, lambda call: self.owner.forward(model_wrap, [call])[0])
-            self.results = [jobs[0](model)]
+            self.results = [jobs[0](SuspendedModel(model_wrap, lambda call: self._remembered(model_wrap, call)))]
         else:
             self.results = run_in_lockstep(model_wrap, jobs, lambda calls: self.owner.forward(model_wrap, calls))
         self.clean = [each.clean for each in inputs]
         self.kept = [each.kept for each in inputs]
         return torch.cat(self.results)
 
-    @staticmethod
-    def _started(job: Callable[[Any], torch.Tensor], row: Row, state: torch.Tensor) -> Callable[[Any], torch.Tensor]:
+    def _remembered(self, model_wrap: Any, call: Call) -> torch.Tensor:
+        [answer] = self.owner.forward(model_wrap, [call])
+        self.trail.append(answer.to("cpu", copy=True))
+        return answer
+
+    def _jobs(
+        self,
+        sigmas: torch.Tensor,
+        extra_args: dict[str, Any],
+        noise: torch.Tensor,
+        latent_image: Any,
+        denoise_mask: Any,
+    ) -> tuple[list[Callable[[Any], torch.Tensor]], list[_Inputs]]:
+        count = len(self.rows)
+        masks = [None] * count if denoise_mask is None else _shares(denoise_mask, count)
+        parts = zip(self.rows, _split(noise, count), _split(latent_image, count), masks, strict=True)
+        inputs = [
+            _Inputs(n, x, m, {**extra_args, "seed": self._seed(row, sigmas)}, self.keep) for row, n, x, m in parts
+        ]
+        guides = self._guides(noise)
+        jobs = [
+            self._started(self.job(row, sigmas.clone(), each), row, state, guides.get(id(row.guide)))
+            for row, each, state in zip(self.rows, inputs, self.random_states, strict=True)
+        ]
+        return jobs, inputs
+
+    def _guides(self, like: torch.Tensor) -> dict[int, LookaheadGuide]:
+        """The guides of the rows by their id, with lookaheads in model space on the device: rows end as VAE latents."""
+        model = self.owner.guider.model_patcher.model
+        guides = {id(row.guide): row.guide for row in self.rows if row.guide is not None}
+        latents = {key: guide.latents for key, guide in guides.items()}
+        inside = {key: model.process_latent_in(z.flatten(0, 1)).reshape(z.shape).to(like) for key, z in latents.items()}
+        return {key: replace(guide, latents=inside[key]) for key, guide in guides.items()}
+
+    def _started(
+        self,
+        job: Callable[[Any], torch.Tensor],
+        row: Row,
+        state: torch.Tensor,
+        guide: LookaheadGuide | None,
+    ) -> Callable[[Any], torch.Tensor]:
         """The job, with the global generators where stock has them after it drew this row's noise."""
 
         def run(model: Any) -> torch.Tensor:
             torch.manual_seed(row.recipe.step_seed)
             torch.set_rng_state(state)
-            return job(model)
+            return job(model if guide is None else self._guided(model, guide))
 
         return run
+
+    def _guided(self, model: Any, guide: LookaheadGuide) -> SuspendedModel:
+        """The model with every clean estimate corrected, after CFG. The forward is still shared with other rows."""
+
+        def corrected(call: Call) -> torch.Tensor:
+            x0 = model(call.x, call.sigma, model_options=call.model_options, seed=call.seed)
+            sigma = float(call.sigma.flatten()[0])
+            return guide.correct(call.x, x0, sigma, self.owner.coefficients(sigma))
+
+        return SuspendedModel(model, corrected)
 
     @staticmethod
     def _seed(row: Row, sigmas: torch.Tensor) -> int:
@@ -548,12 +735,61 @@ class _Gathered(comfy.samplers.Sampler):
         return seed if row.x is None else child_seed(seed, "segment", int(float(sigmas[0]) * 1e6))
 
 
+class _PulledBack(_Gathered):
+    """The SAMPLER for the way back: its result is the gradient by the start noise of its one row."""
+
+    def __init__(self, owner: GuidedSampler, rows: Sequence[Row], *args: Any, gradient: torch.Tensor) -> None:
+        super().__init__(owner, rows, *args)
+        self.gradient = gradient
+
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: torch.Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: torch.Tensor,
+        latent_image: Any = None,
+        denoise_mask: Any = None,
+        disable_pbar: bool = False,
+    ) -> torch.Tensor:
+        with differentiable():
+            leaf = noise.clone().requires_grad_()
+            replay = Replay(self.rows[0].trail)
+            [job], _ = self._jobs(sigmas, extra_args, leaf, latent_image, denoise_mask)
+            state = job(SuspendedModel(model_wrap, replay.answer))
+            end = model_wrap.inner_model.process_latent_out(state.to(torch.float32))
+            through = partial(self.owner.back, model_wrap)
+            self.results = [replay.back(end, self.gradient.to(end), leaf, through)]
+        return state.detach()
+
+
+def _first_line(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0] if error else "its answer does not depend on its input"
+
+
 def fixed_latent(model: Any, latent: dict[str, Any]) -> dict[str, Any]:
     """The latent as stock samplers take it: channels and dimensions fixed before any noise is drawn."""
     fixed = latent.copy()
     ratios = fixed.pop("downscale_ratio_spacial", None), fixed.pop("downscale_ratio_temporal", None)
     fixed["samples"] = comfy.sample.fix_empty_latent_channels(model, latent["samples"], *ratios)
     return fixed
+
+
+def _release(guider: Any) -> None:
+    """After an error the host leaves ControlNets dirty and the conds behind: clean up as it does at the end."""
+    conds = guider.__dict__.pop("conds", None)
+    if conds is not None:
+        comfy.sampler_helpers.cleanup_models(conds, guider.__dict__.pop("loaded_models", []))
+        guider.__dict__.pop("inner_model", None)
+
+
+def _in_order(shares: Sequence[dict[int, Row]], move: Callable[[list[Row]], list[Row]]) -> list[Row]:
+    """What a move makes of every share, in the order of the rows' places."""
+    moved: dict[int, Row] = {}
+    for share in shares:
+        moved.update(zip(share, move([*share.values()]), strict=True))
+    return [moved[place] for place in sorted(moved)]
 
 
 def keeps_memory(function: Any) -> bool:
@@ -581,6 +817,14 @@ def _split(tensor: torch.Tensor, count: int) -> list[torch.Tensor]:
 def _shares(mask: torch.Tensor, count: int) -> list[torch.Tensor]:
     """Every candidate's part of a mask; a mask of one row serves all."""
     return [mask] * count if mask.shape[0] % count else _split(mask, count)
+
+
+def _has_a_place(cond: dict[str, Any]) -> bool:
+    """Whether a cond speaks of places in the picture: texts are vectors, pictures and latents have height and width."""
+    if any(cond.get(name) is not None for name in PLACED):
+        return True
+    tensors = [each for value in cond.values() for each in (value if isinstance(value, list | tuple) else [value])]
+    return any(isinstance(each, torch.Tensor) and each.ndim > 3 for each in tensors)
 
 
 def _repeats_alike(cond: dict[str, Any], rows: int) -> bool:

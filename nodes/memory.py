@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import comfy.model_management
@@ -11,6 +13,7 @@ import torch
 
 from ..verifiers import VerifierEnsemble
 from ..verifiers.images import CHUNK
+from .pull_back import kept_weights
 
 #: What the host can keep in RAM and cast when it is called: exactly these classes, whose subclasses may do more.
 CASTING = {
@@ -75,8 +78,21 @@ class ManagedVerifier:
             comfy.model_management.throw_exception_if_processing_interrupted()
             chunk = slice(start, start + CHUNK)
             seen = {"early": tuple(each[chunk] for each in early)} if early else more
-            parts.append(self.verifier.score(images[chunk], prompt, **seen))
+            with kept_weights(self.patcher) if images.requires_grad else nullcontext():
+                parts.append(self.verifier.score(images[chunk], prompt, **seen))
         return torch.cat(parts)
+
+    @property
+    def features(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """How the verifier embeds images, once its network is loaded; AttributeError where it does not."""
+        embed = self.verifier.features
+
+        def loaded(images: torch.Tensor) -> torch.Tensor:
+            self.load()
+            features: torch.Tensor = embed(images)
+            return features
+
+        return loaded
 
     def accept(self, images: torch.Tensor) -> None:
         """For verifiers of a growing set: put images into it."""

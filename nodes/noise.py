@@ -15,11 +15,12 @@ from ..search.recipe import Recipe
 class RecipeNoise:
     """The start noise of a recipe, for SamplerCustomAdvanced: `seed` drives the step noise, as in the search.
 
-    `given` is the NOISE that a recipe with a "given" operation starts from.
+    `given` is the NOISE that a recipe with a "given" operation starts from, `ascended` the noise that its last "ascent"
+    led to: no text holds them.
     """
 
-    def __init__(self, recipe: Recipe, given: Any = None) -> None:
-        self.recipe, self.given = recipe, given
+    def __init__(self, recipe: Recipe, given: Any = None, ascended: torch.Tensor | None = None) -> None:
+        self.recipe, self.given, self.ascended = recipe, given, ascended
         self.seed = recipe.step_seed
 
     def generate_noise(self, latent: dict[str, Any]) -> Any:
@@ -32,7 +33,10 @@ class RecipeNoise:
         def draw(seed: int) -> torch.Tensor:
             return packed(comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")))
 
-        return unpacked(self.recipe.noise(draw, given), samples)
+        noise = self.recipe.noise(draw, given, self.ascended)
+        if any(operation["op"] == "step_noise" for operation in self.recipe.operations):
+            torch.manual_seed(self.seed)  # for the same samplers: their noise has a seed of its own
+        return unpacked(noise, samples)
 
 
 def packed(samples: Any) -> torch.Tensor:

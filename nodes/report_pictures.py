@@ -27,11 +27,13 @@ def score_plot(report: SearchReport, width: int, height: int) -> torch.Tensor:
     judged = [e for e in report.finished if math.isfinite(e.score)]
     leads = report.leads()
     axes.scatter([e.nfe for e in judged], [e.score for e in judged], s=18, color=DOT, label="candidates")
-    midway = [e for e in report.evaluations if e.candidate is None and math.isfinite(e.score)]
-    if midway:
-        axes.scatter(
-            [e.nfe for e in midway], [e.score for e in midway], s=10, marker="x", color=DOT, label="x0 predictions"
-        )
+    trials = [e for e in report.evaluations if e.candidate is None and math.isfinite(e.score)]
+    for label, marker, scout in (("x0 predictions", "x", False), ("scouts", "+", True)):
+        chosen = [e for e in trials if e.scout == scout]
+        if chosen:
+            axes.scatter(
+                [e.nfe for e in chosen], [e.score for e in chosen], s=10, marker=marker, color=DOT, label=label
+            )
     if leads:
         ends = [*[e.nfe for e in leads], max(report.nfe, leads[-1].nfe)]
         axes.step(ends, [*[e.score for e in leads], leads[-1].score], where="post", color=LEAD, label="best so far")

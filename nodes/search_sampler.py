@@ -11,6 +11,8 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from .. import search
+from ..search.probe import collapse
+from ..search.recipe import describe
 from ..search.report import SearchReport
 from ..search.run import run
 from ..search.space import Candidates
@@ -53,10 +55,17 @@ def search_inputs() -> list[io.Input]:
         sockets.NoiseCandidates.Input("candidates", optional=True,
                                       tooltip="From Noise Candidate. Unwired = the seed above."),
         sockets.SearchAlgorithm.Input("algorithm", optional=True,
-                                      tooltip="From a Search node. Unwired = random search."),
+                                      tooltip="From a Search node. Unwired = auto: pruned best of N where model calls "
+                                      "or seconds are the limit and the sampler can pause, else random search."),
         sockets.Verifier.Input("held_out", optional=True,
                                tooltip="A verifier that is scored and reported, never optimised: it shows whether the "
                                "search pleases only its own judge."),
+        io.Float.Input("distinct", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
+                       tooltip="Of the top k, none is as like a better one as this cosine: lower = more different. "
+                       "1 = off. Where fewer are distinct, fewer are returned."),
+        sockets.Verifier.Input("distinct_by", optional=True,
+                               tooltip="Whose features tell which images are alike: CLIPScore, Reference Similarity "
+                               "(DINO) and others. Unwired = the verifier's, or else small thumbnails."),
     ]  # fmt: skip
 
 
@@ -148,18 +157,24 @@ def search_as_ksampler(
     denoise: float = 1.0, **settings: Any,
 ) -> io.NodeOutput:  # fmt: skip
     """Run the search that KSampler's widgets and those of `search_with` describe."""
+    guider, sampler, sigmas = as_ksampler(model, steps, cfg, sampler_name, scheduler, positive, negative, denoise)
+    wired = WiredCandidates(Candidates.of_seed(seed))
+    dtype = comfy.model_management.intermediate_dtype()
+    return search_with(node, guider, sampler, sigmas, latent_image, wired, seed, dtype, ("positive",), **settings)
+
+
+def as_ksampler(
+    model: Any = None, steps: int = 20, cfg: float = 8.0, sampler_name: str = "euler", scheduler: str = "normal",
+    positive: Any = None, negative: Any = None, denoise: float = 1.0,
+) -> tuple[Any, Any, torch.Tensor]:  # fmt: skip
+    """The GUIDER, SAMPLER and SIGMAS that KSampler makes of its widgets."""
     stock = comfy.samplers.KSampler(
         model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
     )
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
-    wired = WiredCandidates(Candidates.of_seed(seed))
-    sampler = comfy.samplers.sampler_object(sampler_name)
-    dtype = comfy.model_management.intermediate_dtype()
-    return search_with(
-        node, guider, sampler, stock.sigmas, latent_image, wired, seed, dtype, ("positive",), **settings
-    )
+    return guider, comfy.samplers.sampler_object(sampler_name), stock.sigmas
 
 
 class SearchSamplerAdvanced(io.ComfyNode):
@@ -218,18 +233,21 @@ def search_with(
     candidates: WiredCandidates | None = None,
     algorithm: search.Algorithm | None = None,
     held_out: Any = None,
+    distinct: float = 1.0,
+    distinct_by: Any = None,
     part: str = "",
 ) -> io.NodeOutput:
     """Run the search that a node's widgets describe and make the node's output. `part`: of a node with several."""
     sockets.check_verifier("verifier", verifier)
-    if held_out is not None:
-        sockets.check_verifier("held_out", held_out)
+    for name, other in (("held_out", held_out), ("distinct_by", distinct_by)):
+        if other is not None:
+            sockets.check_verifier(name, other)
     if vae is None:
         raise search.SearchError("vae: got nothing; wire the VAE that belongs to the model")
     node_id = str(node.hidden.unique_id)
     budget = search.Budget(max_candidates, max_nfe, max_seconds, target_score, patience)
     wired = candidates or wired
-    algorithm = algorithm or search.algorithm("random")
+    algorithm = algorithm or search.AUTO
     port = GuidedSampler(guider, sampler, sigmas, latent_image, vae, wired.given)
     if wired.given is not None and budget.candidates != 1 and not packed(wired.given.generate_noise(port.latent)).any():
         raise search.SearchError(
@@ -242,14 +260,21 @@ def search_with(
             f"algorithm: {algorithm.name} pauses images mid-way, and {refusal}; use Search: Random or Search: "
             "Zero-Order, or remove that patch or sampler"
         )
+    refusal = port.gradient_refusal() if algorithm.needs_gradient and budget.candidates != 1 else None
+    if refusal:
+        raise search.SearchError(
+            f"algorithm: {algorithm.name} takes the gradient of the score back to the start noise, and {refusal}; or "
+            "use Search: Random or Search: Zero-Order, which need none"
+        )
     if not prompt.strip() and any(getattr(v, "needs_prompt", True) for v in (verifier, held_out) if v is not None):
         prompt = prompt_of(node.hidden.dynprompt, node_id, text_inputs)
     with LiveSearch(node_id, part) as live:
         report = run(
             algorithm, port, verifier, budget, candidates=wired.candidates, prompt=prompt, seed=seed,
-            held_out=held_out, top_k=top_k, batch=batch_size, folder=live.folder, watcher=live,
+            held_out=held_out, distinct=distinct, distinct_by=distinct_by, top_k=top_k, batch=batch_size,
+            folder=live.folder, watcher=live,
         )  # fmt: skip
-    report.notes += [*port.notes, *getattr(verifier, "notes", [])]
+    report.notes += [*port.notes, *getattr(verifier, "notes", []), *collapse(report)]
     live.keep(report)
     return search_output(report, port, wired.given, dtype)
 
@@ -260,15 +285,21 @@ def search_output(report: SearchReport, port: GuidedSampler, given: Any, dtype: 
     recipe = search.Recipe(best.evaluation.recipe)
     samples = port.unpacked(best.row.x).to(comfy.model_management.intermediate_device())
     latent = {**port.latent, "samples": samples if dtype is None else samples.to(dtype)}
-    noise: Any = RecipeNoise(recipe, given)
+    noise: Any = RecipeNoise(recipe, given, best.row.noise)
     if not recipe.replayable:
         noise = ExecutionBlocker(
-            "the search acted on the winner on its way, so no start noise makes it again: use its LATENT"
+            f"more than its start noise makes the winner ({describe(recipe.operations)}): use its LATENT, or "
+            "Candidate From Recipe"
+            if recipe.beside
+            else "the search acted on the winner on its way, so no start noise makes it again: use its LATENT"
         )
     seed: Any = recipe.seed
     if seed is None:
         seed = ExecutionBlocker(
-            "the winner's noise is no plain seed: use NOISE with SamplerCustomAdvanced, or its LATENT"
+            f"KSampler does not make the winner from a seed alone ({describe(recipe.operations)}): use its "
+            "LATENT, or Candidate From Recipe"
+            if recipe.beside
+            else "the winner's noise is no plain seed: use NOISE with SamplerCustomAdvanced, or its LATENT"
         )
     return io.NodeOutput(
         latent, top_images(report), noise, seed, best.evaluation.score, report, ui={"noise_search": [summary(report)]}

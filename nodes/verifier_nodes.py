@@ -172,7 +172,8 @@ class ScoreImages(io.ComfyNode):
 def scored(images: torch.Tensor, verifier: Any, prompt: str) -> SearchReport:
     """A report on finished images [B, H, W, 3], as if a search had made them for nothing."""
     parts = judging.ask(verifier, images, prompt)
-    report = SearchReport({"verifier": verifier.name, "prompt": prompt, "algorithm": {"name": "score images"}})
+    scale = {"scales": judging.scales(verifier), "pooled": judging.is_pooled(verifier)}
+    report = SearchReport({"verifier": verifier.name, "prompt": prompt, "algorithm": {"name": "score images"}, **scale})
     for i, score in enumerate(judging.combine(verifier, parts)):
         report.evaluations.append(Evaluation(i, i, None, 0.0, score, parts[i], {}, 0, 0, 0.0, None, ()))
     kept = [Kept(e, Row(Recipe(()), 0.0), images[e.id : e.id + 1]) for e in report.evaluations if e.can_win]

@@ -47,6 +47,18 @@ class Gain:
         return self.held_out / self.searched if self.searched > 0 else math.nan
 
 
+@dataclass(frozen=True)
+class Scouting:
+    """How well cheap trials told the scores of full renders: Spearman's rank correlation over those rendered.
+
+    Only the best scouts are rendered, and among them it is lower than among all: alike scores are harder to rank.
+    """
+
+    scouts: int
+    rendered: int
+    correlation: float  # NaN where there are fewer than two, or one side ranks all alike
+
+
 def agreements(judged: Sequence[Evaluation]) -> list[Agreement]:
     """Every pair of members, and every member with every held-out verifier, over judged candidates."""
     if len(judged) < 3:
@@ -66,6 +78,16 @@ def gains(best: Evaluation, judged: Sequence[Evaluation]) -> list[Gain]:
         Gain(name, searched, _deviation(best.held_out[name], [e.held_out[name] for e in judged]))
         for name in best.held_out
     ]
+
+
+def scouting(evaluations: Sequence[Evaluation]) -> Scouting | None:
+    """The scouts among all evaluations of a search beside the candidates that grew from them; None without any."""
+    scouts = {e.id: e for e in evaluations if e.scout}
+    rendered = [e for e in evaluations if e.can_win and e.parent in scouts]
+    if not rendered:
+        return None
+    before = [scouts[e.parent].score for e in rendered if e.parent is not None]
+    return Scouting(len(scouts), len(rendered), rank_correlation(before, [e.score for e in rendered]))
 
 
 def warnings(leads: Sequence[Evaluation], judged: Sequence[Evaluation]) -> list[str]:
@@ -94,13 +116,14 @@ def warnings(leads: Sequence[Evaluation], judged: Sequence[Evaluation]) -> list[
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
     """Spearman's rho; ties share their mean rank; pairs with a number that is not finite are left out."""
     pairs = [(a, b) for a, b in zip(first, second, strict=True) if math.isfinite(a) and math.isfinite(b)]
-    a, b = (_ranks([pair[i] for pair in pairs]) for i in (0, 1))
+    a, b = (mean_ranks([pair[i] for pair in pairs]) for i in (0, 1))
     if len(pairs) < 2 or len(set(a)) < 2 or len(set(b)) < 2:
         return math.nan
     return statistics.correlation(a, b)
 
 
-def _ranks(values: Sequence[float]) -> list[float]:
+def mean_ranks(values: Sequence[float]) -> list[float]:
+    """The place of each value among all, 0 the lowest; equal ones share their mean place."""
     places: dict[float, list[int]] = {}
     for place, value in enumerate(sorted(values)):
         places.setdefault(value, []).append(place)

@@ -23,7 +23,8 @@ class VerifierFailed(SearchError):
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def named(name: str) -> Iterator[None]:
+    """What fails in here failed in the verifier of that name: raises VerifierFailed."""
     try:
         yield
     except VerifierFailed:
@@ -35,6 +36,14 @@ def _named(name: str) -> Iterator[None]:
 def is_pooled(verifier: Verifier) -> bool:
     """Whether a candidate's score depends on the other candidates (rank ensembles)."""
     return bool(getattr(verifier, "pooled", False))
+
+
+def scales(verifier: Verifier) -> dict[str, float]:
+    """The standard deviations that a verifier, or the members of an ensemble that count, ship with, if any."""
+    members: Sequence[Verifier] = getattr(verifier, "members", ()) or [verifier]
+    counted = [member for member in members if getattr(member, "weight", 1) > 0]
+    known = {member.name: getattr(getattr(member, "verifier", member), "scale", None) for member in counted}
+    return {name: float(scale[1]) for name, scale in known.items() if scale is not None}
 
 
 def early_times(verifier: Verifier | None) -> set[float]:
@@ -55,13 +64,37 @@ def ask(verifier: Verifier, images: Tensor, prompt: str, early: Mapping[float, T
         return [{name: score for answer in answers for name, score in answer[i].items()} for i in range(len(images))]
     times: Sequence[float] = getattr(verifier, "early", ())
     more = {"early": tuple(early[time] for time in times) if early else None} if times else {}
-    with _named(verifier.name):
+    with named(verifier.name):
         scores = verifier.score(images, prompt, **more)
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         if got != (len(images),):
             raise SearchError(f"got {got} for {len(images)} images; expected a tensor of one score per image")
     values = scores.detach().to("cpu").double().tolist()
     return [{verifier.name: value if math.isfinite(value) else NAN} for value in values]
+
+
+def differentiable_score(verifier: Verifier, images: Tensor, prompt: str) -> Tensor:
+    """The score of one candidate with images [B, H, W, 3], which their gradient passes: the mean of theirs.
+
+    Raises SearchError when none passes, and VerifierFailed as `ask` does.
+    """
+    if is_pooled(verifier):
+        raise no_gradient(verifier)
+    with named(verifier.name):
+        scores = verifier.score(images, prompt)
+    if not scores.requires_grad:
+        raise no_gradient(verifier)
+    return scores.mean()
+
+
+def no_gradient(verifier: Verifier) -> SearchError:
+    """What to say of a verifier that a gradient search cannot use."""
+    why = "it compares candidates with each other" if is_pooled(verifier) else "it, or a member of it, passes none"
+    return SearchError(
+        f"verifier: a gradient search follows the gradient of the score, and {verifier.name} has none ({why}): choose "
+        "a differentiable one (CLIPScore, ImageReward, Aesthetic, an ensemble of them by z-score or weighted sum), or "
+        "another search algorithm"
+    )
 
 
 def mean(parts: Sequence[Parts]) -> Parts:

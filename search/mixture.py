@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from .differentiable import differentiable, gradient_of
 from .recipe import gaussian
 from .types import Meter, Row
 
@@ -18,10 +20,14 @@ class MixtureSampler:
     The denoiser is the exact posterior mean. `flow` chooses x = (1 - s) x0 + s noise, else x = x0 + s noise.
     `order` 1 is Euler (one forward a step), 2 is Heun (two, one on the last). An image is sigmoid(x0) as
     [1, 1, D / 3, 3]. Rows never touch each other's numbers, so a result is exactly the same in any batch.
+
+    A row's conditioning noise moves all means by a Gaussian vector of its seed, `strength` times their own standard
+    deviation. A cfg other than 1 is classifier-free guidance: the negative knows only the mean and variance of all.
     """
 
     rows_per_candidate = 1
     exact_pauses = True
+    axes: Mapping[str, float] = MappingProxyType({"cfg": 1.0, "conditioning": 0.0})
 
     def __init__(
         self, means: Tensor, spread: float = 0.1, steps: int = 10, flow: bool = True, order: int = 1, batch: int = 4
@@ -29,6 +35,10 @@ class MixtureSampler:
         self.means, self.spread, self.flow, self.order, self.batch = means, spread, flow, order, batch
         highest = 1.0 if flow else 15.0
         self.sigmas = tuple(highest * (1 - i / steps) for i in range(steps + 1))
+
+    def small_refusal(self, shrink: int) -> str:
+        """A vector has no resolution."""
+        return "a Gaussian mixture has no pixels"
 
     def coefficients(self, sigma: float) -> tuple[float, float]:
         """a and b of x = a * x0 + b * noise."""
@@ -43,39 +53,96 @@ class MixtureSampler:
         given_component = self.means[None] + a * self.spread**2 / variance * away
         return (weights[..., None] * given_component).sum(1)
 
+    def noise(self, row: Row) -> Tensor:
+        """The start noise of a row [1, D]."""
+        like = torch.empty(1, self.means.shape[1])
+        return row.recipe.noise(lambda seed: gaussian(like, seed), ascended=row.noise)
+
+    def entry(self, noise: Tensor, sigma: float) -> Tensor:
+        """The state at `sigma` of a start noise alone."""
+        return self.coefficients(sigma)[1] * noise
+
     def start(self, row: Row) -> Tensor:
         """The state of a row that has not moved yet [1, D]."""
-        like = torch.empty(1, self.means.shape[1])
-        return self.coefficients(row.sigma)[1] * row.recipe.noise(lambda seed: gaussian(like, seed))
+        return self.entry(self.noise(row), row.sigma)
 
     def advance(
-        self, rows: Sequence[Row], sigmas: Sequence[float], meter: Meter, keep: Sequence[float] = ()
+        self,
+        rows: Sequence[Row],
+        sigmas: Sequence[float],
+        meter: Meter,
+        keep: Sequence[float] = (),
+        trail: bool = False,
     ) -> list[Row]:
-        """Euler or Heun on the probability-flow ODE."""
+        """Euler or Heun on the probability-flow ODE. No row needs a trail: going its way again costs no memory."""
         x = torch.cat([self.start(row) if row.x is None else row.x for row in rows])
+        x, clean, kept = self.way(rows, x, sigmas, meter, keep)
+        estimates = [(sigma, self.of_rows(estimate)) for sigma, estimate in kept]
+        ends = []
+        for i, (row, end, x0) in enumerate(zip(rows, self.of_rows(x), self.of_rows(clean), strict=True)):
+            early = (*row.early, *((sigma, estimate[i]) for sigma, estimate in estimates))
+            ends.append(replace(row, sigma=sigmas[-1], x=end, x0=x0, early=early))
+        return ends
+
+    def pull_back(self, row: Row, gradient: Tensor, meter: Meter) -> Tensor:
+        """Through the whole way at once."""
+        with differentiable():
+            noise = self.noise(row).clone().requires_grad_()
+            x = self.entry(noise, self.sigmas[0])
+            end, *_ = self.way([row], x, self.sigmas, meter)
+            meter.backward(len(x) * self.cost(self.sigmas))
+            [pulled] = gradient_of(end, [noise], gradient)
+        return pulled
+
+    def way(
+        self, rows: Sequence[Row], x: Tensor, sigmas: Sequence[float], meter: Meter, keep: Sequence[float] = ()
+    ) -> tuple[Tensor, Tensor, list[tuple[float, Tensor]]]:
+        """The states at the end, the last clean estimates, and those at the sigmas in `keep`."""
         clean = x
         kept: list[tuple[float, Tensor]] = []
         for sigma, following in zip(sigmas, sigmas[1:], strict=False):
-            clean = self.forward(x, sigma, meter)
+            clean = self.forward(rows, x, sigma, meter)
             kept += [(sigma, clean)] if sigma in keep else []
             moved = self.step(x, clean, sigma, following)
             if self.order == 2 and following > 0:
-                second = self.forward(moved, following, meter)
+                second = self.forward(rows, moved, following, meter)
                 (a, b), (c, d) = self.coefficients(sigma), self.coefficients(following)
                 noise = ((x - a * clean) / b + (moved - c * second) / d) / 2
                 moved = x + (c - a) * (clean + second) / 2 + (d - b) * noise
             x = moved
-        ends = []
-        for i, row in enumerate(rows):
-            early = (*row.early, *((sigma, estimate[i : i + 1]) for sigma, estimate in kept))
-            ends.append(replace(row, sigma=sigmas[-1], x=x[i : i + 1], x0=clean[i : i + 1], early=early))
-        return ends
+        return x, clean, kept
 
-    def forward(self, x: Tensor, sigma: float, meter: Meter) -> Tensor:
-        """One counted denoiser call."""
+    def of_rows(self, together: Tensor) -> Sequence[Tensor]:
+        """Every row's share [b, D] of a tensor that all went through together."""
+        return [*together.reshape(-1, self.rows_per_candidate, together.shape[1])]
+
+    def forward(self, rows: Sequence[Row], x: Tensor, sigma: float, meter: Meter) -> Tensor:
+        """One counted denoiser call, and the guides of the rows that have one."""
         meter.forward(len(x))
         meter.model_rows(len(x))
-        return self.denoise(x, sigma)
+        at = self.coefficients(sigma)
+        shifts = [self.shift(row) for row in rows]
+        asked = torch.cat([y - at[0] * shift for y, shift in zip(self.of_rows(x), shifts, strict=True)])
+        clean = [x0 + shift for x0, shift in zip(self.of_rows(self.denoise(asked, sigma)), shifts, strict=True)]
+        clean = [self.guided(row, y, x0, at) for row, y, x0 in zip(rows, self.of_rows(x), clean, strict=True)]
+        shares = zip(rows, self.of_rows(x), clean, strict=True)
+        return torch.cat([row.guide.correct(y, x0, sigma, at) if row.guide else x0 for row, y, x0 in shares])
+
+    def shift(self, row: Row) -> Tensor:
+        """How far the conditioning noise of a row moves the means, [D]."""
+        noises = [o for o in row.recipe.beside if o["op"] == "conditioning"]
+        moved = sum(float(o["strength"]) * gaussian(self.means[0], int(o["seed"])) for o in noises)
+        return self.means.std() * moved
+
+    def guided(self, row: Row, x: Tensor, x0: Tensor, at: tuple[float, float]) -> Tensor:
+        """The clean estimate at the row's own cfg."""
+        scales = [float(o["scale"]) for o in row.recipe.beside if o["op"] == "cfg"]
+        if not scales:
+            return x0
+        (a, b), centre = at, self.means.mean(dim=0)
+        variance = self.spread**2 + (self.means - centre).square().mean()
+        plain = centre + a * variance / (a**2 * variance + b**2) * (x - a * centre)
+        return plain + scales[-1] * (x0 - plain)
 
     def step(self, x: Tensor, clean: Tensor, sigma: float, following: float) -> Tensor:
         """One DDIM step, which is Euler for both parametrisations."""
@@ -93,10 +160,9 @@ class MixtureSampler:
     def predict(self, rows: Sequence[Row], meter: Meter) -> list[Row]:
         """One fresh clean estimate each."""
         x = torch.cat([self.start(row) if row.x is None else row.x for row in rows])
-        clean = self.forward(x, rows[0].sigma, meter)
-        return [
-            replace(row, x=x[i : i + 1] if row.x is None else row.x, x0=clean[i : i + 1]) for i, row in enumerate(rows)
-        ]
+        clean = self.forward(rows, x, rows[0].sigma, meter)
+        shares = zip(rows, self.of_rows(x), self.of_rows(clean), strict=True)
+        return [replace(row, x=y if row.x is None else row.x, x0=x0) for row, y, x0 in shares]
 
     def decode(self, rows: Sequence[Row]) -> list[Tensor]:
         """sigmoid of the clean vector, as a one-line picture."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from .curves import curve_of
 from .halving_plan import halving_plan
+from .measuring import Measured
 from .paths import best_rows
 from .space import Space
 from .types import Plan, Search, advance, finish, judge
@@ -17,7 +18,11 @@ OPEN_ROUND = 16
 
 
 def pruned_search(
-    space: Space, plan: Plan, curve: str | Sequence[Sequence[float]] = "cautious", judge_cost: float = 0.0
+    space: Space,
+    plan: Plan,
+    curve: str | Sequence[Sequence[float]] = "cautious",
+    judge_cost: float = 0.0,
+    measured_curve: str = "",
 ) -> Search:
     """Successive halving of candidates on their x0 predictions (Karnin et al. 2013), with computed cuts.
 
@@ -26,8 +31,9 @@ def pruned_search(
     NFE. Where a clock may end the search, or no limit on NFE is known, the user's own is finished first, so that there
     is an image at any time. `curve` says how much can be seen when: a name of search.curves, or its points.
     `judge_cost` is what decoding and scoring one x0 prediction costs, in NFE, for plans that weigh it.
+    `measured_curve` is a measurement on the user's own model (`measuring.Measured` as JSON), used instead of `curve`.
     """
-    known = curve_of(curve)
+    known = Measured.from_json(measured_curve).curve() if measured_curve.strip() else curve_of(curve)
     steps = len(plan.sigmas) - 1
     left = round(plan.nfe / plan.candidate_nfe * steps) if plan.nfe and plan.candidate_nfe else None
     if left is None or plan.seconds:

@@ -9,9 +9,19 @@ A recipe is a list of operations, applied from left to right:
     {"op": "mix", "seed": 11, "cosine": 0.9}             cosine * noise + sqrt(1 - cosine^2) * unit Gaussian of the seed
     {"op": "band", "fraction": 0.25, "keep": 0.5, "seeds": [3, 5], "weights": [0.7, 0.5]}
                                                          low-frequency band: its own times keep, and those of the seeds
+    {"op": "ascent", "cosine": 0.999}                    moved along a gradient, to a noise at that cosine that only a
+                                                         NOISE in memory holds
     {"op": "renoise", "seed": 13, "from": 0.1, "to": 0.9}  the path left its start noise here (sigmas)
     {"op": "step", "seed": 17, "from": 0.9}              from this sigma on, random steps of the search's own
+    {"op": "guide", "seeds": [3, 5], "steps": 5, "scale": 12.5, "strength": 0.3, "until": 0.3}
+                                                         clean estimates corrected by lookaheads of these seeds
+    {"op": "uphill", "strength": 0.2, "from": 1.0, "to": 0.1}
+                                                         clean estimates moved along the gradient of their score
     {"op": "pause"}                                      the sampler stopped on the way and began anew from there
+    {"op": "step_noise", "seed": 17}                     the random steps of a sampler by a seed of their own
+    {"op": "cfg", "scale": 4.5}                          another cfg than the user's own
+    {"op": "guidance", "scale": 4.5}                     another guidance value in the positive conditioning
+    {"op": "conditioning", "seed": 11, "strength": 0.1}  noise on the embeddings of the positive conditioning
 """
 
 from __future__ import annotations
@@ -36,12 +46,21 @@ FIELDS: dict[str, dict[str, type]] = {
     "slerp": {"with": list, "fraction": float},
     "mix": {"seed": int, "cosine": float},
     "band": {"fraction": float, "keep": float, "seeds": list, "weights": list},
+    "ascent": {"cosine": float},
     "renoise": {"seed": int, "from": float, "to": float},
     "step": {"seed": int, "from": float},
+    "guide": {"seeds": list, "steps": int, "scale": float, "strength": float, "until": float},
+    "uphill": {"strength": float, "from": float, "to": float},
     "pause": {},
+    "step_noise": {"seed": int},
+    "cfg": {"scale": float},
+    "guidance": {"scale": float},
+    "conditioning": {"seed": int, "strength": float},
 }
 #: Operations on the way: from there on the start noise alone does not decide the image.
-MIDWAY = frozenset({"renoise", "step", "pause"})
+MIDWAY = frozenset({"renoise", "step", "guide", "uphill", "pause"})
+#: Operations beside the noise: they change how the model is asked, from the first step to the last.
+BESIDE = frozenset({"cfg", "guidance", "conditioning"})
 
 
 def gaussian(like: Tensor, seed: int) -> Tensor:
@@ -133,16 +152,30 @@ class Recipe:
     @property
     def step_seed(self) -> int:
         """The seed of the step noise: a neighbour keeps its pivot's; what was changed on the way has its own."""
-        changed = [int(o["seed"]) for o in self.operations if o["op"] in MIDWAY and "seed" in o]
+        changed = [int(o["seed"]) for o in self.operations if o["op"] in {*MIDWAY, "step_noise"} and "seed" in o]
         return changed[-1] if changed else int(self.operations[0]["seed"])
 
     @property
     def replayable(self) -> bool:
-        """True while the start noise alone decides the image (no noise of the search's own on the way)."""
-        return all(o["op"] not in MIDWAY for o in self.operations)
+        """True while a NOISE decides the image: nothing of the search's own on the way, and the model asked as ever."""
+        return all(o["op"] not in MIDWAY | BESIDE for o in self.operations)
 
-    def noise(self, draw: Callable[[int], Tensor], given: Tensor | None = None) -> Tensor:
-        """The unit start noise. `draw` makes the stock noise of a seed; `given` stands for the "given" operation."""
+    @property
+    def beside(self) -> tuple[Operation, ...]:
+        """The operations that change how the model is asked, in order; () = as the user's own graph asks it."""
+        return tuple(o for o in self.operations if o["op"] in BESIDE)
+
+    @property
+    def ascended(self) -> bool:
+        """Whether the start noise was moved along a gradient, so that no text can make it again."""
+        return any(o["op"] == "ascent" for o in self.operations)
+
+    def noise(
+        self, draw: Callable[[int], Tensor], given: Tensor | None = None, ascended: Tensor | None = None
+    ) -> Tensor:
+        """The unit start noise. `draw` makes the stock noise of a seed; `given` stands for the "given" operation, and
+        `ascended` is what the last "ascent" led to.
+        """
         noise = torch.empty(0)
         for operation in self.operations:
             kind = operation["op"]
@@ -165,6 +198,8 @@ class Recipe:
             elif kind == "band":
                 shares = {name: operation[name] for name in FIELDS["band"]}
                 noise = band_mixed(noise, **shares)
+            elif kind == "ascent":
+                noise = _led_to(ascended, noise)
             elif kind in MIDWAY:
                 break  # from here on the path is no longer decided by its start noise
         return noise
@@ -181,6 +216,20 @@ class Recipe:
         except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of thousands of digits
             raise SearchError(f"recipe: got text that is not JSON ({error}); expected what the report shows") from None
         return cls(_checked(operations, "recipe"))
+
+
+def _led_to(ascended: Tensor | None, noise: Tensor) -> Tensor:
+    if ascended is None:
+        raise SearchError(
+            "this recipe moved its noise along a gradient, which the text does not hold; expected the NOISE of the "
+            "search that found it: wire that, or use its LATENT"
+        )
+    if ascended.shape != noise.shape:
+        raise SearchError(
+            f"latent: got one for noise of shape {tuple(noise.shape)}; this NOISE was moved along a gradient at "
+            f"{tuple(ascended.shape)}: expected a latent of that size"
+        )
+    return ascended
 
 
 def _checked(operations: Any, where: str) -> tuple[Operation, ...]:
@@ -201,10 +250,20 @@ def _checked(operations: Any, where: str) -> tuple[Operation, ...]:
                 raise SearchError(
                     f"{where}, operation {index} ({kind}): got {name}={value!r}; expected {expected.__name__}"
                 )
-        if kind in ("near", "mix") and not -1 <= operation["cosine"] <= 1:
+        if kind in ("near", "mix", "ascent") and not -1 <= operation["cosine"] <= 1:
             raise SearchError(f"{where}, operation {index}: got cosine={operation['cosine']}; expected -1 to 1")
         if "seed" in operation and not _is_seed(operation["seed"]):
             raise SearchError(f"{where}, operation {index}: got seed={operation['seed']}; expected 0 to 2**64 - 1")
+        for name in ("scale", "strength"):
+            if kind in BESIDE and operation.get(name, 0) < 0:
+                raise SearchError(
+                    f"{where}, operation {index} ({kind}): got {name}={operation[name]}; expected 0 or more"
+                )
+        if kind == "guide" and not all(map(_is_seed, operation["seeds"])):
+            raise SearchError(
+                f"{where}, operation {index} (guide): got seeds={operation['seeds']!r}; expected whole numbers from 0 "
+                "to 2**64 - 1"
+            )
         if kind == "band":
             _check_band(operation, f"{where}, operation {index} (band)")
         if kind == "slerp":
@@ -234,9 +293,18 @@ def describe(operations: Sequence[Operation]) -> str:
     """A short human name of a recipe: 'seed 7', 'seed 7, 3 moves', 're-noised 2 times' or '4 branches' behind it."""
     first = operations[0]
     text = f"{'seed' if first['op'] == 'seed' else 'given noise'} {first['seed']}"
-    moves = sum(o["op"] in ("near", "slerp", "mix", "band") for o in operations)
+    moves = sum(o["op"] in ("near", "slerp", "mix", "band", "ascent") for o in operations)
     renoised = sum(o["op"] == "renoise" for o in operations)
     branches = sum(o["op"] == "step" for o in operations)
     text += f", {moves} moves" if moves else ""
     text += f", re-noised {renoised} times" if renoised else ""
-    return text + (f", {branches} branches" if branches else "")
+    guides = sum(len(o["seeds"]) for o in operations if o["op"] == "guide")
+    text += f", guided by {guides} lookaheads" if guides else ""
+    text += f", {branches} branches" if branches else ""
+    steps = [o["seed"] for o in operations if o["op"] == "step_noise"]
+    text += f", step noise {steps[-1]}" if steps else ""
+    for kind in ("cfg", "guidance"):
+        scales = [o["scale"] for o in operations if o["op"] == kind]
+        text += f", {kind} {scales[-1]:.4g}" if scales else ""
+    strengths = [o["strength"] for o in operations if o["op"] == "conditioning"]
+    return text + (f", conditioning noise {' + '.join(f'{s:.3g}' for s in strengths)}" if strengths else "")

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .agreement import Agreement, Gain, agreements, gains, warnings
+from .agreement import Agreement, Gain, Scouting, agreements, gains, scouting, warnings
 from .recipe import Operation, Recipe
 from .types import Row
 
@@ -26,7 +26,7 @@ class Evaluation:
     """One scored image: a finished candidate, or an x0 prediction on the way (candidate is None)."""
 
     id: int
-    candidate: int | None  # counts finished images from 0; 0 is the user's own noise
+    candidate: int | None  # counts finished images from 0; 0 is the user's own noise, unless it was pruned
     parent: int | None
     sigma: float
     score: float  # bigger is better; NaN = could not be judged, -inf = vetoed; neither ever wins
@@ -38,6 +38,7 @@ class Evaluation:
     seed: int | None  # the plain seed, where there is one
     recipe: tuple[Operation, ...]
     after_stop: bool = False  # came out of the last micro-batch behind the stop: kept, cannot win
+    scout: bool = False  # a cheap trial, in fewer steps or pixels: never a candidate
 
     @property
     def verdict(self) -> str:
@@ -106,6 +107,11 @@ class SearchReport:
         return gains(self.best.evaluation, self.judged) if self.best else []
 
     @property
+    def scouting(self) -> Scouting | None:
+        """How well scouts told their candidates' scores; None where none was rendered in full."""
+        return scouting(self.evaluations)
+
+    @property
     def warnings(self) -> list[str]:
         """Sentences for the user when the search seems to please its own verifier only."""
         return warnings(self.leads(), self.judged)
@@ -135,6 +141,7 @@ class SearchReport:
             "top": [kept.evaluation.id for kept in self.top],
             "agreements": [_finite(asdict(a)) for a in self.agreements],
             "gains": [_finite({**asdict(g), "ratio": g.ratio}) for g in self.gains],
+            "scouting": _finite(asdict(self.scouting)) if self.scouting else None,
             "warnings": self.warnings,
             "notes": list(self.notes),
             "evaluations": [e.record() for e in self.evaluations],

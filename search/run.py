@@ -20,13 +20,31 @@ from torch import Tensor
 
 from . import judging
 from .budget import Budget
+from .differentiable import differentiable, gradient_of
+from .distinct import Likeness, distinct, likeness_of, reach
 from .errors import SearchError
 from .judging import VerifierFailed
 from .random_search import random_search
 from .recipe import describe
 from .report import Evaluation, Kept, Ledger, SearchReport, ranked
 from .space import Candidates, Space
-from .types import NAN, Advance, Algorithm, Finish, Judge, Plan, Predict, Renoise, Request, Row, Sampler, Verifier
+from .types import (
+    BACKWARD_NFE,
+    NAN,
+    Advance,
+    Algorithm,
+    Finish,
+    Gradient,
+    Judge,
+    Plan,
+    Predict,
+    Renoise,
+    Request,
+    Row,
+    Sampler,
+    Slope,
+    Verifier,
+)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -93,6 +111,7 @@ class _Driver:
         sampler: Sampler,
         verifier: Verifier,
         held_out: Verifier | None,
+        likeness: Likeness | None,
         budget: Budget,
         prompt: str,
         plan: Plan,
@@ -102,7 +121,7 @@ class _Driver:
         ledger: Ledger,
         watcher: Watcher,
     ) -> None:
-        self.sampler, self.verifier, self.held_out = sampler, verifier, held_out
+        self.sampler, self.verifier, self.held_out, self.likeness = sampler, verifier, held_out, likeness
         self.budget, self.prompt, self.plan = budget, prompt, plan
         self.report, self.top_k, self.ledger, self.watcher = report, top_k, ledger, watcher
         self.early = sorted(judging.early_times(verifier) | judging.early_times(held_out))  # noise shares
@@ -118,6 +137,7 @@ class _Driver:
         self.open: list[Row] = []  # unfinished rows that an algorithm holds
         self.origins: list[Row] = []  # judged rows that were re-noised last: worth finishing if time is up
         self.measured: dict[tuple[float, ...], int] = {}
+        self.gradient_nfe = 0  # of one candidate, if gradients are asked for
         self.move_seconds: float | None = None  # of one row in the last micro-batch
         self.row_seconds: float | None = None  # the same with its images and scores
         self.mark = (0, 0)  # NFE and model rows before the micro-batch that is being evaluated
@@ -136,6 +156,10 @@ class _Driver:
         self.report.nfe += rows
         self.watcher.progress(self.report.nfe, self.expected_nfe())
 
+    def backward(self, rows: int) -> None:
+        """Count the way back of `rows` rows through the denoiser."""
+        self.forward(BACKWARD_NFE * rows)
+
     def model_rows(self, rows: int) -> None:
         """Count rows that entered the network itself."""
         self.report.model_rows += rows
@@ -148,7 +172,7 @@ class _Driver:
         """The total NFE that the limits allow, as far as they can be known."""
         guesses: list[float] = [self.budget.nfe] if self.budget.nfe else []
         if self.budget.candidates and self.plan.candidate_nfe:
-            guesses.append(self.budget.candidates * self.plan.candidate_nfe)
+            guesses.append(self.budget.candidates * (self.plan.candidate_nfe + self.gradient_nfe))
         if self.budget.seconds and self.seconds > 0:
             guesses.append(self.report.nfe * max(1.0, self.budget.seconds / self.seconds))
         return max(self.report.nfe, round(min(guesses))) if guesses else None
@@ -159,20 +183,27 @@ class _Driver:
         if not request.rows:  # it would ask for nothing for ever, and no limit would end it
             raise SearchError("the algorithm asked for no rows; expected at least one: raise its settings above 0")
         if isinstance(request, Finish):
+            if any(row.scout for row in request.rows):
+                raise SearchError("the algorithm asked to finish a scout; expected its noise, begun anew")
             return self.finish(list(request.rows))
+        if isinstance(request, Gradient):
+            return [self.gradient(row) for row in request.rows]
         if isinstance(request, Advance):
             return self.advance(list(request.rows), tuple(request.sigmas))
         if isinstance(request, Judge):
             return self.judge(list(request.rows), request.fresh)
         if isinstance(request, Predict):
             return self.predict(list(request.rows))
+        if isinstance(request, Slope):
+            return self.slopes(list(request.rows))
         if isinstance(request, Renoise):
             pairs = zip(request.rows, request.seeds, strict=True)
-            moved = [self.sampler.renoise(row, request.sigma, seed) for row, seed in pairs]
+            noised = [(row, self.sampler.renoise(row, request.sigma, seed)) for row, seed in pairs]
+            moved = [replace(new, scout=old.scout, shrink=old.shrink, guide=old.guide) for old, new in noised]
             self.origins = [*{id(row): row for row in request.rows if math.isfinite(row.score)}.values()]
             self.open = list(moved)
             return moved
-        raise SearchError(f"the algorithm asked for {request!r}; expected Advance, Finish, Judge, Predict or Renoise")
+        raise SearchError(f"the algorithm asked for {request!r}; expected one of search.types.Request")
 
     def finish(self, rows: list[Row]) -> list[Row]:
         again = [row.x is None and self.is_candidate(row) for row in rows]
@@ -190,6 +221,64 @@ class _Driver:
         fresh = iter(done)
         replies = [row if finished else next(fresh) for row, finished in zip(rows, again, strict=True)]
         return [self.as_it_stands(row) for row in replies]
+
+    def gradient(self, row: Row) -> Row:
+        """Finish and score a row at pure noise, then take the gradient of its score back to its start noise."""
+        sigmas, cost = self.sampler.sigmas, self.plan.candidate_nfe or 0
+        self.gradient_nfe = (1 + BACKWARD_NFE) * cost
+        if self.budget.nfe and self.report.nfe + cost + self.gradient_nfe > self.budget.nfe:
+            return self.finish([row])[0]
+        row = replace(row, sigma=sigmas[0], gradient=None)
+        self.open = [row]
+        self.check()
+        [moved] = self.move([row][: self.affordable(sigmas)], sigmas, trail=True)
+        assert moved.x is not None
+        with differentiable():
+            end = moved.x.clone().requires_grad_()
+            [images] = self.decode([replace(moved, x=end)])
+        self.open = []
+        again = self.is_candidate(row)
+        [scored] = [self.as_it_stands(row)] if again else self.evaluate([moved], True, [images.detach()])
+        self.check()
+        scored = replace(scored, sigma=0.0, noise=self.sampler.noise(row), trail=())
+        if not math.isfinite(scored.score):
+            return scored
+        at_end = self.slope(images, end)
+        [pulled] = self.fitting("model", [moved], lambda rows: [self.sampler.pull_back(rows[0], at_end, self)])
+        return replace(scored, gradient=pulled)
+
+    def slopes(self, rows: list[Row]) -> list[Row]:
+        """Score rows on their x0 predictions, one at a time, each with the gradient of its score by it."""
+        done: list[Row] = []
+        for row in rows:
+            self.open = [*done, *rows[len(done) :]]
+            self.check()
+            assert row.x0 is not None
+            with differentiable():
+                clean = row.x0.clone().requires_grad_()
+                [images] = self.decode([replace(row, x0=clean)])
+            self.mark = self.report.nfe, self.report.model_rows
+            [scored] = self.evaluate([row], False, [images.detach()])
+            done.append(replace(scored, gradient=self.slope(images, clean) if math.isfinite(scored.score) else None))
+        self.open = done
+        return done
+
+    def slope(self, images: Tensor, end: Tensor) -> Tensor:
+        """The gradient of a candidate's score by the latent that its images were decoded from."""
+
+        def ask(shown: Sequence[Tensor]) -> list[Tensor]:
+            with differentiable():
+                score = judging.differentiable_score(self.verifier, _flat(shown[0]), self.prompt)
+                try:
+                    return gradient_of(score, [end], keep=True)  # there may be a second try when memory runs out
+                except RuntimeError as error:
+                    reason = str(error).splitlines()[0]
+                    raise SearchError(
+                        f"vae, verifier: the gradient of {self.verifier.name} does not come through to the latent "
+                        f"({reason}); choose another verifier, or another search algorithm"
+                    ) from error
+
+        return self.fitting("verifier", [images], ask)[0]
 
     def strays(self, row: Row, sigmas: tuple[float, ...]) -> bool:
         """Whether a row that moves along `sigmas` leaves the way that stock takes."""
@@ -224,7 +313,8 @@ class _Driver:
 
     def judge(self, queue: list[Row], fresh: bool) -> list[Row]:
         self.open = list(queue)
-        fresh = fresh or any(row.x0 is None for row in queue)
+        ended = queue[0].sigma == self.sampler.sigmas[-1]  # a scout: there is nothing left to predict
+        fresh = not ended and (fresh or any(row.x0 is None for row in queue))
         self.afford(len(queue), self.sampler.rows_per_candidate if fresh else 0, queue[0].sigma)
         done: list[Row] = []
         while queue:
@@ -253,7 +343,7 @@ class _Driver:
     def finish_open_rows(self) -> None:
         """At the end: finish the best open row if nothing is finished yet, and more where NFE is left for them."""
         rows = sorted(
-            [*self.open, *self.origins],
+            (row for row in [*self.open, *self.origins] if not row.scout),
             key=lambda row: (row.x is None, -row.score if math.isfinite(row.score) else math.inf),
         )
         for row in rows:
@@ -270,7 +360,7 @@ class _Driver:
 
     def result(self) -> SearchReport:
         """The report with the best candidates in it. Raises SearchError when there is none."""
-        self.report.top = ranked(self.winners())[: self.top_k]
+        self.report.top = self.shown(self.chosen())
         if not self.report.top:
             verdicts = [e.verdict for e in self.report.finished]
             if not verdicts:
@@ -283,6 +373,35 @@ class _Driver:
                 "change the verifier or its veto threshold"
             )
         return self.report
+
+    def chosen(self) -> list[Kept]:
+        """The top k as of now, best first; with a threshold, no two of them alike."""
+        best = ranked(self.winners())
+        if self.likeness is None or not best:
+            return best[: self.top_k]
+        places = distinct(self.likeness.of([kept.evaluation.id for kept in best]), self.top_k, self.likeness.threshold)
+        return [best[place] for place in places]
+
+    def shown(self, top: list[Kept]) -> list[Kept]:
+        """The same with all their pictures; says so when fewer are distinct than are asked for."""
+        images = iter(self.decode([kept.row for kept in top if not len(kept.images)]))
+        if self.likeness is not None and len(top) < min(self.top_k, len(self.report.judged)):
+            self.note(
+                f"distinct: {len(top)} of the {self.top_k} images asked for; all others are alike to one of them "
+                f"(cosine of at least {self.likeness.threshold:g} by {self.likeness.name})"
+            )
+        return [kept if len(kept.images) else replace(kept, images=next(images)) for kept in top]
+
+    def let_go(self) -> None:
+        """Forget the candidates that can no longer be among the top k, and the pictures of those that are not yet."""
+        best = ranked(self.winners())
+        if self.likeness is None:
+            self.kept = {kept.evaluation.id: kept for kept in best[: self.top_k]}
+        elif best:
+            within = reach(self.likeness.of([kept.evaluation.id for kept in best]), self.top_k, self.likeness.threshold)
+            of_top = {kept.evaluation.id for kept in self.chosen()}
+            self.kept = {k.evaluation.id: k if k.evaluation.id in of_top else _waiting(k) for k in best[:within]}
+            self.likeness.keep(self.kept)
 
     # what it costs
 
@@ -358,13 +477,13 @@ class _Driver:
         if text not in self.report.notes:
             self.report.notes.append(text)
 
-    def move(self, rows: list[Row], sigmas: tuple[float, ...]) -> list[Row]:
+    def move(self, rows: list[Row], sigmas: tuple[float, ...], **trail: bool) -> list[Row]:
         before, nfe = self.seconds, self.report.nfe  # 0 before the first forward, so that loading is not counted
         if len(sigmas) < 2:
             self.mark = self.report.nfe, self.report.model_rows
             return rows
         keep = [self.nearest(sigmas[:-1], time) for time in self.early]
-        moved = self.fitting("model", rows, lambda batch: self.sampler.advance(batch, sigmas, self, keep))
+        moved = self.fitting("model", rows, lambda batch: self.sampler.advance(batch, sigmas, self, keep, **trail))
         moved = [
             replace(self.forgetting(new), as_stock=old.as_stock and not self.strays(old, sigmas))
             for old, new in zip(rows, moved, strict=False)
@@ -386,12 +505,16 @@ class _Driver:
         wanted = {self.nearest(list(of), time) for time in self.early} if of else set()
         return replace(row, early=tuple((sigma, of[sigma]) for sigma in wanted))
 
-    def evaluate(self, rows: list[Row], finished: bool) -> list[Row]:
-        """Decode, score and record rows in order. Stops at the first that reaches a limit; the rest cannot win."""
+    def evaluate(self, rows: list[Row], finished: bool, images: list[Tensor] | None = None) -> list[Row]:
+        """Decode (unless that is done), score and record rows in order.
+
+        Stops at the first that reaches a limit; the rest cannot win.
+        """
         before = time.monotonic()
         rows = [self.as_ended(row) for row in rows] if finished else rows
-        (nfe, model_rows), images = self.mark, self.decode(rows)
-        early = self.decode_early(rows) if finished else []
+        (nfe, model_rows), images = self.mark, self.decode(rows) if images is None else images
+        early = self.decode_early(rows) if finished or rows[0].scout else []
+        vectors = self.embed(images) if finished and self.likeness is not None else []
         spent, entered = self.report.nfe - nfe, self.report.model_rows - model_rows
         done: list[Row] = []
         reason: dict[str, float] = {}
@@ -411,7 +534,10 @@ class _Driver:
                 seed=rows[i].recipe.seed,
                 recipe=rows[i].recipe.operations,
                 after_stop=bool(reason),
+                scout=rows[i].scout,
             )
+            if self.likeness is not None and finished:
+                self.likeness.vectors[evaluation.id] = vectors[i]
             done.append(self.record(evaluation, rows[i], images[i]))
             if finished and not reason:
                 reason = self.budget.reached(
@@ -441,6 +567,14 @@ class _Driver:
         wanted = [(time, self.nearest([s for s, _ in row.early], time), row) for row in rows for time in self.early]
         images = iter(self.decode([replace(row, sigma=at, x0=dict(row.early)[at]) for _, at, row in wanted]))
         return [{time: next(images) for time in self.early} for _ in rows]
+
+    def embed(self, images: list[Tensor]) -> list[Tensor]:
+        """The vectors of candidates that tell which are alike."""
+        assert self.likeness is not None
+        vectors: list[Tensor] = []
+        while len(vectors) < len(images):
+            vectors += self.fitting("verifier", images[len(vectors) :], self.likeness.seen)
+        return vectors
 
     def scores(
         self, rows: list[Row], images: list[Tensor], early: list[dict[float, Tensor]], finished: bool
@@ -495,11 +629,11 @@ class _Driver:
             if evaluation.can_win:
                 leads = leader is None or evaluation.score > leader
             if evaluation.can_win or pooled:  # a pooled score may become a winning one later
-                self.kept[evaluation.id] = Kept(evaluation, row, images)
+                self.kept[evaluation.id] = Kept(evaluation, replace(row, trail=()), images)
             self.best = max((k.evaluation.score for k in self.winners()), default=None)
             self.since_best = 0 if leads else self.since_best + 1
             if not pooled:
-                self.kept = {k.evaluation.id: k for k in ranked(self.winners())[: self.top_k]}
+                self.let_go()
         self.report.evaluations.append(evaluation)
         self.finished += evaluation.candidate is not None
         try:
@@ -507,7 +641,7 @@ class _Driver:
         except OSError as error:  # a full disk must not end the search
             self.note(f"the ledger could not be written: {error}")
         self.watcher.evaluated(evaluation, images, leads)
-        return replace(row, x=None, x0=None, early=()) if evaluation.candidate is not None else row
+        return replace(row, x=None, x0=None, early=(), trail=()) if evaluation.candidate is not None else row
 
     def winners(self) -> list[Kept]:
         return [kept for kept in self.kept.values() if kept.evaluation.can_win]
@@ -518,6 +652,23 @@ class _Driver:
             rescored = self.report.evaluations[id] = replace(self.report.evaluations[id], score=score)
             if id in self.kept:
                 self.kept[id] = replace(self.kept[id], evaluation=rescored)
+
+
+def _waiting(kept: Kept) -> Kept:
+    """A candidate that may be among the top k later: its latent, from which its picture can be decoded again."""
+    row = replace(kept.row, x0=None if kept.row.sigma == 0 else kept.row.x0, early=())
+    return replace(kept, row=row, images=kept.images.new_empty(0))  # a slice would hold on to all of them
+
+
+def _check_gradient(algorithm: Algorithm, sampler: Sampler, verifier: Verifier) -> None:
+    """Refuse at once what is known to pass no gradient."""
+    if algorithm.needs_gradient and sampler.cost(sampler.sigmas) is None:
+        raise SearchError(
+            "sampler: it chooses its steps itself, so a gradient would miss how they depend on the noise: choose a "
+            "sampler with a fixed number of steps, such as euler"
+        )
+    if judging.is_pooled(verifier) or not getattr(verifier, "differentiable", True):
+        raise judging.no_gradient(verifier)
 
 
 def _flat(images: Tensor) -> Tensor:
@@ -535,6 +686,8 @@ def run(
     prompt: str = "",
     seed: int = 0,
     held_out: Verifier | None = None,
+    distinct: float = 1.0,
+    distinct_by: Verifier | None = None,
     top_k: int = 1,
     batch: int = 0,
     folder: Path | None = None,
@@ -544,8 +697,10 @@ def run(
     """Search noises of `sampler` for the image that `verifier` likes best, within `budget`.
 
     `candidates` says where fresh noises come from; `seed` drives the search's own draws. `held_out` is scored
-    and never optimised. `batch` is the micro-batch (0 = the sampler's own estimate; it never changes the
-    result). `folder` receives ledger.jsonl as it grows. `settings` is copied into the report.
+    and never optimised. Of the `top_k` no two have a cosine of `distinct` or more (1 = off) in the features of
+    `distinct_by`, or else of the verifier, or else of thumbnails; there may be fewer then. `batch` is the micro-batch
+    (0 = the sampler's own estimate; it never changes the result). `folder` receives ledger.jsonl as it grows.
+    `settings` is copied into the report.
 
     Raises SearchError when the budget cannot hold one candidate, when a verifier fails (naming it and the
     candidate) or when nothing could be judged; whatever was found by then is in the ledger. An interrupt of
@@ -564,6 +719,8 @@ def run(
             "verifier: one of them wants to see x0 predictions at given noise shares, and this sampler chooses its "
             "steps itself: choose a sampler with a fixed number of steps"
         )
+    if (algorithm.needs_gradient or algorithm.guides) and budget.candidates != 1:
+        _check_gradient(algorithm, sampler, verifier)
     if budget.candidates == 1:  # nothing to search among: render the user's own candidate, whole
         algorithm = Algorithm("random", random_search)
     forwards = sampler.cost(sampler.sigmas)
@@ -574,25 +731,33 @@ def run(
         )
     plan = Plan(
         sampler.sigmas, sampler.time, sampler.sigma, sampler.coefficients,
-        candidate_nfe, budget.nfe, budget.candidates, budget.seconds,
+        candidate_nfe, budget.nfe, budget.candidates, budget.seconds, sampler.exact_pauses and not early,
+        sampler.small_refusal, sampler.axes,
     )  # fmt: skip
+    why = {}
+    if algorithm.choose:
+        algorithm, why["because"] = algorithm.choose(plan)
+    likeness = likeness_of(distinct, distinct_by, verifier)
     report = SearchReport(
         {
             **(settings or {}),
-            "algorithm": {"name": algorithm.name, **algorithm.settings},
+            "algorithm": {"name": algorithm.name, **algorithm.settings, **why},
             "budget": dict(vars(budget)),
             "verifier": verifier.name,
+            "scales": judging.scales(verifier),
+            "pooled": judging.is_pooled(verifier),
             "held_out": held_out.name if held_out else None,
             "prompt": prompt,
             "seed": seed,
             "first": list(candidates.first.operations),
             "cosine": candidates.cosine,
+            **({"distinct": {"cosine": distinct, "by": likeness.name}} if likeness else {}),
         }
     )
     ledger = Ledger(folder)
     ledger.open(report.settings)
     driver = _Driver(
-        sampler, verifier, held_out, budget, prompt, plan, report, top_k, batch, ledger, watcher or Watcher()
+        sampler, verifier, held_out, likeness, budget, prompt, plan, report, top_k, batch, ledger, watcher or Watcher()
     )
     search = algorithm.search(Space(candidates, seed, sampler.sigmas[0]), plan, **algorithm.settings)
     try:

@@ -11,7 +11,7 @@ from .errors import SearchError
 from .paths import best_rows
 from .resampling import RESAMPLING, effective_size, normalised, top
 from .space import Space
-from .transitions import FRESH, glass, parted, random_step
+from .transitions import FRESH, parted, transit
 from .types import Plan, Search, advance, finish, judge, predict
 
 POTENTIALS = ("max", "diff", "add", "current")
@@ -90,10 +90,7 @@ def smc(
                     lineages = [replace(lineages[p], log_weight=0.0) for p in parents]
             rows = [parted(row, seed) for row, seed in zip(rows, seeds, strict=True)]
             seeds = [None] * count
-            if transition == "glass":
-                rows = yield from glass(rows, plan, plan.sigmas[there], rho, there - here)
-            else:
-                rows = [random_step(row, plan, plan.sigmas[there], transition, eta) for row in rows]
+            rows = yield from transit(rows, plan, plan.sigmas[there], transition, eta, rho, there - here)
         yield from finish(best_rows(rows, count))
 
 

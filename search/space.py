@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+from torch.nn import functional
 
 from .recipe import Recipe
 from .seeds import candidate_seed, child_seed
@@ -56,10 +59,21 @@ class Space:
         first, self._fresh = self._fresh, self._fresh + count
         return [Row(self.candidates.recipe(i), self.first_sigma) for i in range(first, first + count)]
 
+    def scouts(self, count: int, shrink: int = 1) -> list[Row]:
+        """The next `count` fresh noises as cheap trials, which are judged and never become candidates."""
+        return [replace(row, scout=True, shrink=shrink) for row in self.fresh(count)]
+
     def near(self, pivot: Row, cosine: float) -> Row:
         """A random neighbour of a row's start noise, at that cosine, with the pivot's step noise."""
         recipe = pivot.recipe.then(op="near", seed=self.draw(), cosine=cosine)
         return Row(recipe, self.first_sigma, parent=pivot.id)
+
+    def moved(self, row: Row, noise: Tensor) -> Row:
+        """A row moved from its start noise to another that a gradient led to, with the step noise of `row`."""
+        assert row.noise is not None
+        cosine = float(functional.cosine_similarity(row.noise.double().flatten(), noise.double().flatten(), dim=0))
+        recipe = row.recipe.then(op="ascent", cosine=max(-1.0, min(1.0, round(cosine, 6))))
+        return Row(recipe, self.first_sigma, parent=row.id, noise=noise)
 
     def slerp(self, a: Row, b: Row, fraction: float) -> Row:
         """A noise on the great circle from `a` (fraction 0) to `b` (1), with the step noise of `a`."""

@@ -124,6 +124,15 @@ def glass(rows: Sequence[Row], plan: Plan, sigma: float, correlation: float, inn
     ]
 
 
+def transit(
+    rows: Sequence[Row], plan: Plan, sigma: float, kind: str, eta: float, correlation: float, inner: int = 1
+) -> Reply:
+    """Rows that carry x and x0, one transition further down to `sigma`: of a kind of FRESH, or "glass"."""
+    if kind == "glass":
+        return (yield from glass(rows, plan, sigma, correlation, inner))
+    return [random_step(row, plan, sigma, kind, eta) for row in rows]
+
+
 def _sigma_of(plan: Plan, ratio: float) -> float:
     """The sigma of a noise-to-signal ratio b / a, within the schedule."""
     middle = plan.sigmas[len(plan.sigmas) // 2]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from .guidance import LookaheadGuide
 from .recipe import Recipe
 
 NAN = float("nan")
+#: What the way back through the denoiser counts as, in forwards.
+BACKWARD_NFE = 2
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,12 @@ class Row:
     score: float = NAN  # of that evaluation; NaN = not judged, or could not be
     early: tuple[tuple[float, Tensor], ...] = ()  # (sigma, clean estimate) of steps that a verifier wants to see
     as_stock: bool = True  # stock passes here too, on its way from this row's start noise
+    scout: bool = False  # a cheap trial: it may be judged at its end, and never becomes a candidate
+    shrink: int = 1  # of a scout: its latent is smaller by this factor along height and width
+    guide: LookaheadGuide | None = None  # corrects every clean estimate that the model makes for this row
+    noise: Tensor | None = None  # the unit start noise, where no recipe makes it (see "ascent") or a gradient is by it
+    gradient: Tensor | None = None  # of the score by that noise, or by `x0` (see Slope)
+    trail: tuple[Tensor, ...] = ()  # what the model answered on the way here, where `pull_back` will need it
 
 
 class Meter(Protocol):
@@ -37,6 +46,9 @@ class Meter(Protocol):
 
     def forward(self, rows: int) -> None:
         """`rows` rows are about to enter the denoiser. May raise to end the search: let it through."""
+
+    def backward(self, rows: int) -> None:
+        """A gradient of `rows` rows is about to go back through the denoiser: each counts as BACKWARD_NFE forwards."""
 
     def model_rows(self, rows: int) -> None:
         """`rows` rows entered the network itself (conditional, unconditional and regions counted apart)."""
@@ -48,13 +60,36 @@ class Sampler(Protocol):
     sigmas: tuple[float, ...]  # the whole schedule, descending; step 0 is pure noise
     rows_per_candidate: int  # b: the batch of the latent, which is one candidate
     exact_pauses: bool  # whether a row that stops on the way and goes on ends as if it had not stopped
+    #: What rows may differ in beside their start noise, by the name of the recipe's operation, with the user's own
+    #: value: "cfg" or "guidance"; "conditioning" (0); "step_noise" (0).
+    axes: Mapping[str, float]
+
+    def small_refusal(self, shrink: int) -> str | None:
+        """Why rows cannot be that many times smaller along height and width here, or None."""
+
+    def noise(self, row: Row) -> Tensor:
+        """The unit start noise of a row [b, *latent]."""
 
     def advance(
-        self, rows: Sequence[Row], sigmas: Sequence[float], meter: Meter, keep: Sequence[float] = ()
+        self,
+        rows: Sequence[Row],
+        sigmas: Sequence[float],
+        meter: Meter,
+        keep: Sequence[float] = (),
+        trail: bool = False,
     ) -> list[Row]:
         """Move rows (all at sigmas[0]) to sigmas[-1] together, each exactly as if it ran alone.
 
-        The clean estimates at the sigmas in `keep` are added to the rows' `early`: they are free.
+        The clean estimates at the sigmas in `keep` are added to the rows' `early`: they are free. With `trail`, the
+        rows remember what `pull_back` needs of their way.
+        """
+
+    def pull_back(self, row: Row, gradient: Tensor, meter: Meter) -> Tensor:
+        """What a `gradient` by the end `x` of a row, moved along the whole schedule with its trail, is by its unit
+        start noise.
+
+        Enters the denoiser once more for every forward of the way, one at a time, and goes back through it. Raises
+        SearchError where no gradient passes.
         """
 
     def renoise(self, row: Row, sigma: float, seed: int) -> Row:
@@ -64,7 +99,10 @@ class Sampler(Protocol):
         """Fill `x0` with a fresh clean estimate at the rows' own sigma: one forward. Fills `x` of rows at the start."""
 
     def decode(self, rows: Sequence[Row]) -> list[Tensor]:
-        """Images of every row, each [b, H, W, 3] or [b, T, H, W, 3] in 0..1: of `x` at sigma 0, else of `x0`."""
+        """Images of every row, each [b, H, W, 3] or [b, T, H, W, 3] in 0..1: of `x` at sigma 0, else of `x0`.
+
+        Where that requires a gradient, it reaches the images; raises SearchError where it cannot.
+        """
 
     def cost(self, sigmas: Sequence[float]) -> int | None:
         """Denoiser forwards that `advance` makes for one row, or None when that depends on the image."""
@@ -98,6 +136,8 @@ class Verifier(Protocol):
     A verifier with `early = (t, ...)` wants to see the x0 predictions at these noise shares too: it is asked
     `score(images, prompt, early)`, with a tuple of as many batches [B, H, W, 3], or with None where there are none
     (an image that no sampler made, or an x0 prediction itself): then it answers NaN.
+
+    A verifier with `features(images) -> [B, D]` embeds images too, and may be asked which of them are alike.
     """
 
     name: str
@@ -125,13 +165,36 @@ class Finish:
 
 
 @dataclass(frozen=True)
+class Gradient:
+    """Finish rows that are at pure noise, one at a time, as Finish does; reply: the rows with `noise`, and `gradient`.
+
+    `gradient` is that of the score by the unit start noise [b, *latent]. A row without a score has none, nor has one
+    that the budget has no room for: a gradient costs three times what rendering the row does, on top of that.
+    A row that is a candidate already is rendered again for it, but not recorded again.
+    """
+
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
 class Judge:
     """Score rows mid-way on an x0 prediction: a fresh one (one forward each), or the one that their last step made on
-    the way, which is free but one step older. Reply: the rows, scored.
+    the way, which is free but one step older. Scouts at their end are scored as they are. Reply: the rows, scored.
     """
 
     rows: Sequence[Row]
     fresh: bool = True
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Score rows mid-way on the x0 prediction that they carry, and say how it should change to score more.
+
+    Reply: the rows, scored, with `gradient`: that of the score by `x0`, or None for a row without a score. It goes
+    through decoder and verifier and not through the model, so it costs no NFE.
+    """
+
+    rows: Sequence[Row]
 
 
 @dataclass(frozen=True)
@@ -153,7 +216,7 @@ class Renoise:
     seeds: Sequence[int]
 
 
-Request = Advance | Finish | Judge | Predict | Renoise
+Request = Advance | Finish | Gradient | Judge | Predict | Renoise | Slope
 Search = Generator[Request, Any, None]
 Reply = Generator[Request, Any, list[Row]]
 
@@ -170,9 +233,21 @@ def finish(rows: Sequence[Row]) -> Reply:
     return scored
 
 
+def gradient(rows: Sequence[Row]) -> Reply:
+    """Finish and score rows, and ask where to go from there; use as `rows = yield from gradient(rows)`."""
+    scored: list[Row] = yield Gradient(rows)
+    return scored
+
+
 def judge(rows: Sequence[Row], fresh: bool = True) -> Reply:
     """Score rows mid-way; use as `rows = yield from judge(rows)`."""
     scored: list[Row] = yield Judge(rows, fresh)
+    return scored
+
+
+def slope(rows: Sequence[Row]) -> Reply:
+    """Score rows mid-way, with the gradient by their x0 predictions; use as `rows = yield from slope(rows)`."""
+    scored: list[Row] = yield Slope(rows)
     return scored
 
 
@@ -200,6 +275,15 @@ class Plan:
     nfe: int = 0  # the limit to plan for; 0 = none
     candidates: int = 0
     seconds: float = 0.0
+    pauses: bool = True  # rows may be judged on the way here, and go on as if they had not been
+    small_refusal: Callable[[int], str | None] = lambda shrink: "its sampler has no smaller latents"
+    axes: Mapping[str, float] = field(default_factory=dict)
+
+    def coarse(self, steps: int) -> tuple[float, ...]:
+        """At most `steps` steps along the whole schedule, at evenly chosen sigmas of it, both ends included."""
+        last = len(self.sigmas) - 1
+        steps = min(steps, last)
+        return tuple(self.sigmas[round(i * last / steps)] for i in range(steps + 1))
 
     def down(self, start: float, stop: float) -> tuple[float, ...]:
         """The part of the schedule from sigma `start` down to `stop`, both ends included.
@@ -220,3 +304,7 @@ class Algorithm:
     search: Callable[..., Search]
     settings: dict[str, Any] = field(default_factory=dict)
     acts_midway: bool = False  # pauses rows between the first and the last sigma
+    needs_gradient: bool = False  # of the score by the start noise
+    guides: bool = False  # by the gradient of the score by x0 predictions
+    #: Instead of searching, names the algorithm that does, and why. Asked once, before the search.
+    choose: Callable[[Plan], tuple[Algorithm, str]] | None = None

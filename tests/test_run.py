@@ -165,6 +165,12 @@ def test_an_unknown_benchmark_lists_the_ones_there_are() -> None:
     assert all(name in done.stderr for name in run.benchmark_names())
 
 
+def test_a_file_that_only_holds_what_benchmarks_share_is_no_benchmark() -> None:
+    names = run.benchmark_names()
+    assert {"hacking", "paper", "pass_rate"} <= set(names)
+    assert "plots" not in names
+
+
 def test_options_may_stand_before_and_after_the_command() -> None:
     before, _ = run.parser().parse_known_args(["--host", "a", "test"])
     after, rest = run.parser().parse_known_args(["test", "--host", "a", "-k", "budget", "tests/search"])

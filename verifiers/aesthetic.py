@@ -58,6 +58,10 @@ class Aesthetic:
         """images [B, H, W, 3] in 0..1 -> scores float32 [B] on the CPU. Non-square images are cropped to the middle."""
         return scored(images, lambda pixels: self.towers.dot(pixels, self.weight) + self.bias)
 
+    def features(self, images: Tensor) -> Tensor:
+        """The tower's unit embeddings float32 [B, D] on the CPU of images [B, H, W, 3] in 0..1."""
+        return self.towers.features(images)
+
 
 def read_head(file: str) -> tuple[Tensor, float]:
     """Weight float32 [D] and bias of the predictor in `file`, its layers multiplied together in double precision.

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..search.errors import SearchError
 from .files import Download, Source, read_tensors, weights_at
 from .image_towers import HUB, LoadedTower, features, load_image_tower
-from .images import scored
+from .images import embedded, scored
 from .kinds import Setting, VerifierKind
 
 _FILE = "aesthetic_predictor_v2_5.pth"
@@ -63,6 +63,10 @@ class AestheticV25:
             return seen @ self._weight.to(seen.device) + self._bias
 
         return scored(images, of)
+
+    def features(self, images: Tensor) -> Tensor:
+        """The tower's unit embeddings float32 [B, D] on the CPU of images [B, H, W, 3] in 0..1."""
+        return embedded(images, lambda pixels: features(self._tower, pixels))
 
 
 def load_aesthetic_v25(file: str, head: str) -> AestheticV25:

@@ -69,6 +69,10 @@ class CLIPClass:
 
         return scored(images, of)
 
+    def features(self, images: Tensor) -> Tensor:
+        """The tower's unit embeddings float32 [B, D] on the CPU of images [B, H, W, 3] in 0..1."""
+        return self.towers.features(images)
+
     def weights(self, names: Sequence[str]) -> Tensor:
         """Unit vectors float32 [N, D] of classes, on the CPU; each is computed once."""
         missing = [name for name in dict.fromkeys(names) if name not in self._weights]

@@ -62,6 +62,10 @@ class CLIPIQA:
 
         return scored(images, of)
 
+    def features(self, images: Tensor) -> Tensor:
+        """The tower's unit embeddings float32 [B, D] on the CPU of images [B, H, W, 3] in 0..1."""
+        return self.towers.features(images)
+
 
 def pairs_in(lines: str) -> list[tuple[str, str]]:
     """The pairs that a widget asks for: in each line a name of PAIRS, or two sentences with | between them.

@@ -51,6 +51,10 @@ class CLIPScore:
         text = self.towers.prompt(self.prefix + prompt)
         return scored(images, lambda pixels: self.weight * self.towers.dot(pixels, text).clamp(min=0))
 
+    def features(self, images: Tensor) -> Tensor:
+        """The tower's unit embeddings float32 [B, D] on the CPU of images [B, H, W, 3] in 0..1."""
+        return self.towers.features(images)
+
 
 def load_clip_score(
     file: str,

@@ -33,3 +33,7 @@ class CosineVerifier:
         """images [B, H, W, 3] in 0..1 -> scores float32 [B] on the CPU."""
         text = self.towers.prompt(prompt)
         return scored(images, lambda pixels: self.times * self.towers.dot(pixels, text) + self.bias)
+
+    def features(self, images: Tensor) -> Tensor:
+        """The tower's unit embeddings float32 [B, D] on the CPU of images [B, H, W, 3] in 0..1."""
+        return self.towers.features(images)

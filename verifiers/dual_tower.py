@@ -12,7 +12,7 @@ from torch.nn import functional
 from ..search.errors import SearchError
 from .clip_file import CLIPFile
 from .clip_text import Tokenizer, load_tokenizer, padded, windows
-from .images import normalised, square
+from .images import embedded, normalised, square
 from .notes import note, short
 from .ports import ImageTower, TextTower
 
@@ -121,6 +121,10 @@ class DualTower:
     def images(self, pixels: Tensor) -> Tensor:
         """Unit embeddings float32 [B, D] of pixels [B, 3, H, W] in 0..1, where the tower's weights are."""
         return functional.normalize(self.image.embed(self._geometry(pixels, self.image.size)), dim=-1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Unit embeddings float32 [B, D] on the CPU of images [B, H, W, 3] in 0..1, of any number."""
+        return embedded(images, self.images)
 
     def prompt(self, prompt: str) -> Tensor:
         """The unit embedding float32 [D] of a prompt, on the CPU; the last few are kept."""

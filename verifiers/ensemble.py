@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,12 @@ class Member:
     def notes(self) -> list[str]:
         """What the verifier has to tell the user."""
         return list(getattr(self.verifier, "notes", ()))
+
+    @property
+    def features(self) -> Callable[[Tensor], Tensor]:
+        """How the verifier embeds images; AttributeError where it does not."""
+        features: Callable[[Tensor], Tensor] = self.verifier.features  # type: ignore[attr-defined]
+        return features
 
     def score(self, images: Tensor, prompt: str, **more: Any) -> Tensor:
         """images [B, H, W, 3] in 0..1 -> what the verifier scores them, [B]."""

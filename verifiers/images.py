@@ -24,16 +24,25 @@ def scored(images: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
     `score` gets [b, 3, H, W] float32. A row with a pixel that is not finite scores NaN, whatever `score` makes of it.
     Raises SearchError when `images` is no such batch.
     """
+    scores = torch.cat([score(chunk) for chunk in torch.split(_pixels(images), CHUNK)]).float().cpu()
+    # One pixel that is not finite makes the sum so; looking at each would take longer than resizing them.
+    judged = images.detach().sum(dim=(1, 2, 3), dtype=torch.float32).isfinite().cpu()
+    return scores.masked_fill(~judged, float("nan"))
+
+
+def embedded(images: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
+    """Features float32 [B, D] on the CPU of images [B, H, W, 3] in 0..1, as `scored` asks for scores; no gradient."""
+    with torch.no_grad():
+        return torch.cat([embed(chunk).float().cpu() for chunk in torch.split(_pixels(images), CHUNK)])
+
+
+def _pixels(images: Tensor) -> Tensor:
     if images.ndim != 4 or images.shape[-1] != 3 or not images.is_floating_point() or not len(images):
         raise SearchError(
             f"images: got {tuple(images.shape)} {images.dtype}; expected [B, H, W, 3] floats in 0..1 with B of at "
             "least 1; wire an IMAGE without alpha channel"
         )
-    pixels = images.movedim(-1, 1).float()
-    scores = torch.cat([score(chunk) for chunk in torch.split(pixels, CHUNK)]).float().cpu()
-    # One pixel that is not finite makes the sum so; looking at each would take longer than resizing them.
-    judged = images.detach().sum(dim=(1, 2, 3), dtype=torch.float32).isfinite().cpu()
-    return scores.masked_fill(~judged, float("nan"))
+    return images.movedim(-1, 1).float()
 
 
 def resized(pixels: Tensor, height: int, width: int, mode: str) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..search.errors import SearchError
 from .clip_file import SOURCE as CLIP
 from .image_towers import DINO, SIGLIP, LoadedTower, features, load_image_tower
-from .images import scored
+from .images import embedded, scored
 from .kinds import Setting, VerifierKind
 from .ports import ImageTower
 
@@ -44,7 +44,7 @@ class ReferenceSimilarity:
 
     def score(self, images: Tensor, prompt: str) -> Tensor:
         """images [B, H, W, 3] in 0..1 -> scores float32 [B] on the CPU. The prompt is not looked at."""
-        wanted = self._features()
+        wanted = self._wanted_features()
 
         def of(pixels: Tensor) -> Tensor:
             seen = features(self.tower, pixels)
@@ -53,7 +53,11 @@ class ReferenceSimilarity:
 
         return scored(images, of)
 
-    def _features(self) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
+        """The tower's unit embeddings float32 [B, D] on the CPU of images [B, H, W, 3] in 0..1."""
+        return embedded(images, lambda pixels: features(self.tower, pixels))
+
+    def _wanted_features(self) -> Tensor:
         """The references' features, float32 [R, D] on the CPU: seen once, as soon as the network is where it runs."""
         if self._wanted is None:
             # Made outside inference mode, or they could not take part in a gradient later.

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..search.errors import SearchError
 from .clip_file import SOURCE as CLIP
 from .image_towers import DINO, SIGLIP, LoadedTower, features, load_image_tower
-from .images import CHUNK, scored
+from .images import CHUNK, embedded, scored
 from .kinds import Setting, VerifierKind
 from .notes import note
 
@@ -66,6 +66,10 @@ class SelfSupervised:
 
         with torch.no_grad():
             return scored(images.detach(), of)
+
+    def features(self, images: Tensor) -> Tensor:
+        """The tower's unit embeddings float32 [B, D] on the CPU of images [B, H, W, 3] in 0..1."""
+        return embedded(images, lambda pixels: features(self._tower, pixels))
 
 
 def load_self_supervised(file: str, noise_share: float = 0.4) -> SelfSupervised:

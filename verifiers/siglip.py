@@ -15,7 +15,7 @@ from ..search.errors import SearchError
 from .files import Download, read_tensors, weights_at
 from .image_towers import SIGLIP as IMAGE_TOWER
 from .image_towers import usual
-from .images import scored
+from .images import embedded, scored
 from .kinds import Setting, VerifierKind
 from .notes import note, short
 from .preprocessing import Preprocessing, read_preprocessing
@@ -64,13 +64,20 @@ class SigLIP:
         text = self._embedded(prompt)
 
         def of(pixels: Tensor) -> Tensor:
-            pixels = self.module.here(self._prepared.normalise(self._prepared.fit(pixels)))
-            seen = self.module.model.vision_model(pixel_values=pixels).pooler_output
-            seen = functional.normalize(seen.float(), dim=-1)
+            seen = self._seen(pixels)
             logits: Tensor = seen @ text.to(seen.device) * self._times + self._bias
             return logits if self.measure == "logit" else logits.sigmoid()
 
         return scored(images, of)
+
+    def features(self, images: Tensor) -> Tensor:
+        """The tower's unit embeddings float32 [B, D] on the CPU of images [B, H, W, 3] in 0..1."""
+        return embedded(images, self._seen)
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        """Unit embeddings float32 [B, D] of pixels [B, 3, H, W] in 0..1."""
+        pixels = self.module.here(self._prepared.normalise(self._prepared.fit(pixels)))
+        return functional.normalize(self.module.model.vision_model(pixel_values=pixels).pooler_output.float(), dim=-1)
 
     def _embedded(self, prompt: str) -> Tensor:
         """The prompt's embedding, float32 [D] of length 1, on the CPU; the last few are kept."""

@@ -31,6 +31,7 @@ def check_verifier(verifier: Verifier, images: Tensor, prompt: str, tolerance: f
     images and all random generators alone, and judge each image alone: in any order and any split of the batch it
     scores the same within `tolerance`. `pooled` verifiers judge the batch together, so only their order is checked.
     One with `early` noise shares is given faded images as x0 predictions, and must score NaN without any.
+    Features, where it has any, must be finite [B, D], and those of an image must not depend on the others either.
     A gradient must reach the images exactly when `differentiable` is true: give images and a prompt where the score
     is not on a flat part. Raises AssertionError saying what failed.
     """
@@ -59,7 +60,18 @@ def check_verifier(verifier: Verifier, images: Tensor, prompt: str, tolerance: f
     if getattr(verifier, "early", ()):
         _require(bool(verifier.score(images, prompt).isnan().all()), "it scored without the x0 predictions it wants")
     _check_gradient(verifier, images, prompt)
+    _check_features(verifier, images, tolerance)
     return scores
+
+
+def _check_features(verifier: Verifier, images: Tensor, tolerance: float) -> None:
+    embed = getattr(verifier, "features", None)
+    if callable(embed):
+        seen = embed(images)
+        _require(seen.ndim == 2 and len(seen) == len(images), f"got features {tuple(seen.shape)} of {len(images)}")
+        _require(bool(seen.isfinite().all()), "a feature is not finite")
+        _require(not seen.requires_grad, "its features hold on to a gradient")
+        _require(_equal(embed(images[1:2]), seen[1:2], tolerance), "features of an image depend on the others")
 
 
 def _check_gradient(verifier: Verifier, images: Tensor, prompt: str) -> None:

@@ -1,10 +1,12 @@
-// The browser side of Search Sampler, its Advanced form and Search Prompts: a Finish now button, and a few lines on how
-// the search went. They lie in one DOM widget at the end of the node that is saved nowhere and sent nowhere.
+// The browser side of the nodes that search (Search Sampler, Search Prompts, Measure Curve): a Finish now button, and a
+// few lines on how the search went. They lie in one DOM widget at the end of the node that is saved nowhere and sent nowhere.
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
-const SEARCH_NODES = new Set(["NoiseSearchSampler", "NoiseSearchSamplerAdvanced", "NoiseSearchPrompts"]);
+const SEARCH_NODES = new Set([
+  "NoiseSearchSampler", "NoiseSearchSamplerAdvanced", "NoiseSearchPrompts", "NoiseSearchMeasureCurve",
+]);
 const HEIGHT = 118;
 
 /** Execution id ("5", or "3:5" in a subgraph) -> NFE made and expected, of the search nodes that run now. */

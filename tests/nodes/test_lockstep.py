@@ -89,7 +89,8 @@ def test_the_micro_batch_changes_no_decision(algorithm: str, sampler_name: str) 
         assert [e.recipe for e in finished] == [e.recipe for e in expected]
         assert [e.score for e in finished] == pytest.approx([e.score for e in expected], abs=1e-5)
         assert report.best.evaluation.recipe == reports[0].best.evaluation.recipe
-        assert (report.best.row.x - reports[0].best.row.x).abs().max() <= 1e-4
+        expected_x = reports[0].best.row.x  # lidar pulls this random model's latents to values in the hundreds
+        assert (report.best.row.x - expected_x).abs().max() <= 1e-4 + 1e-6 * expected_x.abs().max()
 
 
 @pytest.mark.parametrize("sampler_name", ["euler", "dpmpp_2m_sde", "ddim"])

@@ -26,6 +26,14 @@ OF: dict[str, type[io.ComfyNode]] = {
     "pcn": algorithms.PCNSearch,
     "spectral": algorithms.SpectralSearch,
     "evolution": algorithms.EvolutionarySearch,
+    "lidar": algorithms.LookaheadSearch,
+    "gradient": algorithms.GradientSearch,
+    "guided": algorithms.GuidedSearch,
+    "two_fidelity": algorithms.TwoFidelitySearch,
+    "beam": algorithms.BeamSearch,
+    "rollover": algorithms.RolloverSearch,
+    "depth_first": algorithms.DepthFirstSearch,
+    "axes": algorithms.AxesSearch,
 }
 NAMES = pytest.mark.parametrize("name", list(OF))
 
@@ -52,6 +60,12 @@ def test_every_widget_reaches_its_setting(name: str) -> None:
     for widget in node.define_schema().inputs:
         if isinstance(widget, io.Combo.Input):
             inputs[widget.id] = widget.options[-1]
+            continue
+        if isinstance(widget, io.String.Input):
+            inputs[widget.id] = "some text"
+            continue
+        if isinstance(widget, io.Boolean.Input):
+            inputs[widget.id] = not widget.default
             continue
         step = 1 if isinstance(widget.default, int) else 0.01
         inputs[widget.id] = widget.default + (step if widget.default + step < widget.max else -step)
@@ -127,3 +141,31 @@ def test_settings_that_make_no_step_are_refused() -> None:
     chosen = tiny.execute(algorithms.TrustRegionSearch, cosine=0.9, smallest=0.8).args[0]
     with pytest.raises(SearchError, match="expected cosine below smallest"):
         tiny.search(tiny.model_of("flow"), algorithm=chosen, max_candidates=8)
+
+
+@pytest.mark.parametrize("family", ["flow", "eps", "v_prediction"])
+@pytest.mark.parametrize(
+    "name, settings, operation",
+    [
+        ("beam", {"width": 2, "oversample": 2, "expansion": "early"}, "step"),
+        ("beam", {"width": 2, "transition": "glass", "inner": 2, "start": 0.0}, "step"),
+        ("rollover", {"starts": 2, "chains": 1}, "step"),
+        ("depth_first", {"quantile": 0.9, "start": 0.6, "back": 0.3}, "renoise"),
+    ],
+)
+def test_searches_on_the_way_run_on_real_models_and_refuse_the_noise_of_a_winner_that_they_changed(
+    family: str, name: str, settings: dict[str, Any], operation: str
+) -> None:
+    out = tiny.search(
+        tiny.model_of(family), steps=6, sampler_name="euler", algorithm=tiny.execute(OF[name], **settings).args[0],
+        max_candidates=0, max_nfe=60, batch_size=2, verifier=tiny.Later(),
+    )  # fmt: skip
+    report = out.args[5]
+    assert 50 < report.nfe <= 60 and report.evaluations[0].seed == 11
+    assert all(e.score == e.score for e in report.evaluations)
+    assert any(o["op"] == operation for e in report.finished for o in e.recipe)
+    assert torch.isfinite(out.args[0]["samples"]).all()
+    if any(o["op"] == operation for o in report.best.evaluation.recipe):
+        assert "LATENT" in out.args[2].message and "LATENT" in out.args[3].message
+        with pytest.raises(SearchError, match="acted on this candidate on its way"):
+            tiny.execute(NoiseFromRecipe, recipe=search.Recipe(report.best.evaluation.recipe).to_json())

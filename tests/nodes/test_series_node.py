@@ -204,6 +204,6 @@ def test_the_shared_widgets_are_those_of_search_sampler() -> None:
     theirs = {each.id: each.as_dict() for each in tiny.SearchSampler.define_schema().inputs}
     for name in ours.keys() & theirs.keys() - {"seed", "negative"}:
         assert ours[name] == theirs[name]
-    assert set(theirs) - set(ours) == {"positive", "prompt", "top_k", "candidates"}
+    assert set(theirs) - set(ours) == {"positive", "prompt", "top_k", "candidates", "distinct", "distinct_by"}
     optional = [each.optional for each in SearchPrompts.define_schema().inputs]
     assert optional == sorted(optional)

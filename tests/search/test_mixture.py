@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pack.search import Recipe, Row
 from pack.search.mixture import MixtureSampler
+from pack.search.recipe import gaussian
 from pack.tests.search.worlds import Counting, Pairs, forwards
 
 MEAN = torch.tensor([[0.7, -1.2, 0.4]], dtype=torch.float64)
@@ -189,3 +190,48 @@ def test_a_wrapper_with_two_rows_a_candidate_moves_both_as_if_alone() -> None:
     [both] = pairs.advance([start(1, pairs)], pairs.sigmas, Tally())
     [alone] = single.advance([start(1, single)], single.sigmas, Tally())
     assert state(both).shape == (2, 12) and torch.equal(state(both)[:1], state(alone))
+
+
+# cfg and conditioning noise
+
+
+def ended(sampler: MixtureSampler, recipe: Recipe) -> Tensor:
+    [moved] = sampler.advance([Row(recipe, sampler.sigmas[0])], sampler.sigmas, Tally())
+    return state(moved)
+
+
+@pytest.mark.parametrize("flow", [True, False])
+def test_conditioning_noise_moves_every_end_as_it_moves_the_means(flow: bool) -> None:
+    means = torch.randn(4, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    recipe = Recipe.of_seed(5).then(op="conditioning", seed=9, strength=0.7)
+    shift = 0.7 * means.std() * gaussian(means[0], 9)
+    moved = MixtureSampler(means + shift, flow=flow, steps=7)
+    out = ended(MixtureSampler(means, flow=flow, steps=7), recipe)
+    assert torch.allclose(out, ended(moved, Recipe.of_seed(5)), atol=1e-6)
+    assert not torch.allclose(out, ended(MixtureSampler(means, flow=flow, steps=7), Recipe.of_seed(5)), atol=1e-2)
+
+
+@pytest.mark.parametrize("flow", [True, False])
+def test_cfg_is_classifier_free_guidance_against_one_broad_gaussian(flow: bool) -> None:
+    means = torch.randn(4, 12, generator=torch.Generator().manual_seed(2))
+    sampler, x = MixtureSampler(means, spread=0.3, flow=flow), torch.randn(1, 12)
+    variance = 0.3**2 + float((means - means.mean(dim=0)).square().mean())
+    broad = MixtureSampler(means.mean(dim=0, keepdim=True), spread=variance**0.5, flow=flow)
+    for sigma in sampler.sigmas[1:4]:
+        wanted, plain = sampler.denoise(x, sigma), broad.denoise(x, sigma)
+        for scale in (0.0, 1.0, 2.5):
+            row = Row(Recipe.of_seed(1).then(op="cfg", scale=scale), sigma, x=x)
+            [asked] = sampler.predict([row], Tally())
+            assert asked.x0 is not None
+            assert torch.allclose(asked.x0, plain + scale * (wanted - plain), atol=1e-5)
+
+
+def test_rows_that_ask_in_different_ways_do_not_touch_each_other() -> None:
+    sampler = MixtureSampler(torch.randn(3, 12, generator=torch.Generator().manual_seed(2)))
+    recipes = [
+        Recipe.of_seed(1), Recipe.of_seed(1).then(op="cfg", scale=2.0),
+        Recipe.of_seed(2).then(op="conditioning", seed=3, strength=0.5),
+    ]  # fmt: skip
+    rows = sampler.advance([Row(recipe, sampler.sigmas[0]) for recipe in recipes], sampler.sigmas, Tally())
+    for row in rows:
+        assert torch.equal(state(row), ended(sampler, row.recipe))

@@ -218,3 +218,62 @@ def test_a_recipe_has_a_short_human_name() -> None:
     assert describe(Recipe.of_seed(7).operations) == "seed 7"
     assert describe(long_recipe().operations) == "seed 18446744073709551615, 4 moves, re-noised 1 times"
     assert describe(Recipe.of_given(3).operations) == "given noise 3"
+
+
+# what changes how the model is asked, and the step noise
+
+
+def asked() -> Recipe:
+    return (
+        Recipe.of_seed(7)
+        .then(op="near", seed=3, cosine=0.9)
+        .then(op="cfg", scale=4.5)
+        .then(op="conditioning", seed=11, strength=0.1 + 0.2)
+        .then(op="guidance", scale=3)
+        .then(op="step_noise", seed=17)
+    )
+
+
+def test_operations_beside_the_noise_are_read_back_and_leave_the_noise() -> None:
+    recipe = asked()
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    assert torch.equal(recipe.noise(draw), Recipe(recipe.operations[:2]).noise(draw))
+    assert [o["op"] for o in recipe.beside] == ["cfg", "conditioning", "guidance"]
+    assert Recipe(recipe.operations[:2]).beside == ()
+
+
+@pytest.mark.parametrize("kind", ["cfg", "guidance", "conditioning"])
+def test_no_seed_and_no_noise_is_claimed_where_the_model_is_asked_another_way(kind: str) -> None:
+    more = {"seed": 1, "strength": 0.5} if kind == "conditioning" else {"scale": 2.0}
+    recipe = Recipe.of_seed(7).then(op=kind, **more)
+    assert recipe.seed is None and not recipe.replayable and recipe.step_seed == 7
+
+
+def test_step_noise_of_its_own_is_replayable_and_has_no_plain_seed() -> None:
+    recipe = Recipe.of_seed(7).then(op="step_noise", seed=17)
+    assert recipe.replayable and recipe.seed is None and recipe.step_seed == 17
+    assert recipe.then(op="step_noise", seed=19).step_seed == 19
+    assert recipe.then(op="renoise", seed=23, **{"from": 0.1, "to": 0.9}).step_seed == 23
+
+
+@pytest.mark.parametrize(
+    "operation, complaint",
+    [
+        ('{"op": "cfg", "scale": -1}', "got scale=-1; expected 0 or more"),
+        ('{"op": "cfg", "scale": NaN}', "got scale=nan"),
+        ('{"op": "guidance", "scale": "3"}', "got scale='3'; expected float"),
+        ('{"op": "conditioning", "seed": 3, "strength": -0.5}', "got strength=-0.5; expected 0 or more"),
+        ('{"op": "conditioning", "strength": 0.5}', "got seed=None; expected int"),
+        ('{"op": "step_noise", "seed": -3}', "got seed=-3"),
+    ],
+)
+def test_rubbish_beside_the_noise_is_refused(operation: str, complaint: str) -> None:
+    with pytest.raises(SearchError, match=complaint):
+        Recipe.from_json('[{"op": "seed", "seed": 1}, ' + operation + "]")
+
+
+def test_the_name_of_a_recipe_says_how_the_model_is_asked() -> None:
+    name = "seed 7, 1 moves, step noise 17, cfg 4.5, guidance 3, conditioning noise 0.3"
+    assert describe(asked().operations) == name
+    twice = asked().then(op="conditioning", seed=1, strength=0.05).then(op="cfg", scale=2.0)
+    assert describe(twice.operations) == name.replace("4.5", "2").replace("0.3", "0.3 + 0.05")

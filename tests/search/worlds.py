@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from pack.search import Algorithm, Budget, Candidates, Evaluation, Row, SearchReport, Watcher, algorithm, run
 from pack.search.mixture import MixtureSampler
 from pack.search.report import CLOCK_COLUMNS
-from pack.search.types import Meter, Plan, Request, Search
+from pack.search.types import Plan, Request, Search
 
 PIXELS = 4
 MEANS = torch.randn(5, PIXELS * 3, generator=torch.Generator().manual_seed(99), dtype=torch.float64).float()
@@ -26,6 +25,7 @@ class Counting(MixtureSampler):
     def __init__(self, flow: bool = True, order: int = 1, steps: int = 6, batch: int = 4, **more: Any) -> None:
         super().__init__(more.pop("means", MEANS), steps=steps, flow=flow, order=order, batch=batch, **more)
         self.rows = 0
+        self.backward_rows = 0
         self.calls = {"denoise": 0, "decode": 0}
         self.largest = 0
         self.freed = 0
@@ -41,7 +41,18 @@ class Counting(MixtureSampler):
         self.rows += len(x)
         self.largest = max(self.largest, len(x))
         self._call("denoise")
-        return super().denoise(x, sigma)
+        clean = super().denoise(x, sigma)
+        if clean.requires_grad:
+            clean.register_hook(lambda gradient: self._went_back(len(gradient)))
+        return clean
+
+    def _went_back(self, rows: int) -> None:
+        self.backward_rows += rows
+
+    @property
+    def charged(self) -> int:
+        """What the rows that went forward and back count as in NFE: the way back is two."""
+        return self.rows + 2 * self.backward_rows
 
     def decode(self, rows: Sequence[Row]) -> list[Tensor]:
         self._call("decode")
@@ -56,29 +67,9 @@ class Pairs(Counting):
 
     rows_per_candidate = 2
 
-    def start(self, row: Row) -> Tensor:
-        first = super().start(row)
+    def entry(self, noise: Tensor, sigma: float) -> Tensor:
+        first = super().entry(noise, sigma)
         return torch.cat([first, -first])
-
-    def advance(
-        self, rows: Sequence[Row], sigmas: Sequence[float], meter: Meter, keep: Sequence[float] = ()
-    ) -> list[Row]:
-        singles = []
-        for row in rows:
-            x = self.start(row) if row.x is None else row.x
-            singles += [replace(row, x=x[:1]), replace(row, x=x[1:])]
-        moved = super().advance(singles, sigmas, meter)
-        return [self._joined(row, moved[2 * i : 2 * i + 2]) for i, row in enumerate(rows)]
-
-    def predict(self, rows: Sequence[Row], meter: Meter) -> list[Row]:
-        singles = [replace(row, x=x) for row in rows for x in (row.x[:1], row.x[1:])]  # type: ignore[index]
-        moved = super().predict(singles, meter)
-        return [replace(self._joined(row, moved[2 * i : 2 * i + 2]), x=row.x) for i, row in enumerate(rows)]
-
-    @staticmethod
-    def _joined(row: Row, two: Sequence[Row]) -> Row:
-        x, x0 = (torch.cat([getattr(each, name) for each in two]) for name in ("x", "x0"))
-        return replace(row, sigma=two[0].sigma, x=x, x0=x0)
 
     def decode(self, rows: Sequence[Row]) -> list[Tensor]:
         self._call("decode")

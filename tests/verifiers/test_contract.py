@@ -16,6 +16,10 @@ from pack.verifiers import VERIFIERS, LoadedVerifier, VerifierEnsemble, Verifier
 from pack.verifiers.testing import asked, check_verifier
 
 BLOCKED = ("comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "nodes", "server")
+EMBED = {
+    "clip_score", "aesthetic", "aesthetic_v25", "pick_score", "hps", "open_clip", "clip_class", "clip_iqa", "siglip",
+    "reference_similarity", "self_supervised",
+}  # fmt: skip
 KINDS = pytest.mark.parametrize("kind", VERIFIERS.values(), ids=VERIFIERS)
 
 
@@ -103,6 +107,17 @@ def test_a_gradient_is_the_slope_of_the_score(verifier: LoadedVerifier, drawn: T
         ahead, behind = (verifier.score(images + sign * step * direction, PROMPT) for sign in (1, -1))
         errors.append(((ahead - behind) / (2 * step) - slope).abs() / slope.clamp(min=1e-30))
     assert torch.stack(errors).min(dim=0).values.max() < 0.01
+
+
+def test_the_verifiers_of_image_towers_embed_images_too(
+    verifier: LoadedVerifier, drawn: Tensor, request: pytest.FixtureRequest
+) -> None:
+    embed = getattr(verifier, "features", None)
+    assert callable(embed) == (request.node.callspec.params["verifier"] in EMBED)
+    if callable(embed):
+        features = embed(drawn)
+        assert features.dtype == torch.float32 and features.device.type == "cpu"
+        assert torch.allclose(features.norm(dim=1), torch.ones(len(drawn)), atol=1e-5)
 
 
 @KINDS

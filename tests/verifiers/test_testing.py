@@ -43,6 +43,19 @@ def test_a_good_verifier_passes_and_its_scores_come_back() -> None:
     check_verifier(made(lambda images: brightness(images) - brightness(images).mean(), pooled=True), IMAGES, "")
 
 
+def test_features_are_checked_where_there_are_any() -> None:
+    good = made(brightness, features=lambda images: images.flatten(1))
+    check_verifier(good, IMAGES, "")
+    for wrong, said in [
+        (lambda images: brightness(images), r"got features \(4,\) of 4"),
+        (lambda images: images.flatten(1) / 0, "a feature is not finite"),
+        (lambda images: images.flatten(1) - images.mean(), "features of an image depend on the others"),
+        (lambda images: images.flatten(1).clone().requires_grad_(), "features hold on to a gradient"),
+    ]:
+        with pytest.raises(AssertionError, match=said):
+            check_verifier(made(brightness, features=wrong), IMAGES, "")
+
+
 def test_one_that_wants_x0_predictions_is_given_faded_images_and_is_nan_without() -> None:
     def score(images: Tensor, prompt: str, early: tuple[Tensor, ...] | None = None) -> Tensor:
         if early is None:

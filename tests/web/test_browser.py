@@ -133,6 +133,23 @@ def test_the_page_sends_what_the_api_file_says_and_saves_what_it_opened(
     assert sorted(sent["workflow"]["links"]) == sorted(before["links"])
 
 
+@pytest.mark.parametrize("name, values", [("first_search", 15), ("refine_a_liked_image", 8)])
+def test_a_graph_that_was_saved_before_distinct_existed_loads_with_its_values_and_with_that_off(
+    opened: Opener, server: HostServer, name: str, values: int
+) -> None:
+    graph = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    [node] = [node for node in graph["nodes"] if node["type"].startswith("NoiseSearchSampler")]
+    del node["widgets_values"][values:]  # as many as the node had then
+    page = opened(False)
+    load(page, server, name)
+    page.evaluate("async (graph) => { await app.loadGraphData(graph, true, true, 'old') }", graph)
+    page.wait_for_function("(count) => app.rootGraph.nodes.length === count", arg=len(graph["nodes"]))
+    sent = json.loads(page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)"))
+    told = {key: (each["class_type"], each["inputs"]) for key, each in sent.items()}
+    assert told == {key: (each["class_type"], each["inputs"]) for key, each in shipped(name).items()}
+    assert sent[str(node["id"])]["inputs"]["distinct"] == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
 def test_the_first_template_runs_and_shows_its_result(opened: Opener, server: HostServer, vue: bool) -> None:

@@ -1,0 +1,32 @@
+"""auto: the algorithm that the benchmarks support for a model, sampler, verifier and budget."""
+
+from __future__ import annotations
+
+from .pruning import pruned_search
+from .random_search import random_search
+from .types import Algorithm, Plan
+
+#: Below so many candidates' worth of NFE there is nothing to prune.
+FEWEST = 3
+
+
+def choose(plan: Plan) -> tuple[Algorithm, str]:
+    """The algorithm for a plan, and why. By benchmarks/results/replay.md and equal_nfe.md.
+
+    Pruned best-of-N, cut late, beats best-of-N on every recorded reward of FLUX.1-dev and SDXL and keeps the winner's
+    plain seed. It needs rows that can be judged on the way, and a budget that ends in model calls or seconds: where
+    candidates are counted, what is pruned is not one.
+    """
+    if not plan.pauses:
+        return _RANDOM, "this sampler, a patch on the model or the verifier needs whole trajectories"
+    whole = plan.nfe / plan.candidate_nfe if plan.nfe and plan.candidate_nfe else 0
+    if plan.candidates and not 0 < whole < plan.candidates:
+        return _RANDOM, "candidates are counted, not model calls or seconds"
+    if 0 < whole < FEWEST:
+        return _RANDOM, f"max_nfe holds fewer than {FEWEST} candidates"
+    return _PRUNED, "model calls or seconds are limited, and candidates can be judged on the way"
+
+
+_RANDOM = Algorithm("random", random_search)
+_PRUNED = Algorithm("pruned", pruned_search, {"curve": "cautious"}, acts_midway=True)
+AUTO = Algorithm("auto", random_search, choose=choose)

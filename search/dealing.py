@@ -1,0 +1,23 @@
+"""Dealing: how the NFE budget is dealt out to the rounds of a search that begins again with fresh noises.
+
+Amounts are in steps of one candidate: what a whole candidate takes, over the steps of the schedule.
+"""
+
+from __future__ import annotations
+
+import math
+
+from .types import Plan
+
+
+def affordable(plan: Plan) -> float:
+    """What the NFE budget pays for; infinite without one, or where the price of a candidate is not known."""
+    return plan.nfe / plan.candidate_nfe * (len(plan.sigmas) - 1) if plan.nfe and plan.candidate_nfe else math.inf
+
+
+def next_share(left: float, wanted: float) -> float:
+    """What the next round may spend: rounds as near to `wanted` as equal shares of what is `left` allow.
+
+    `wanted` itself where nothing is left or known: then the driver ends the search where it must.
+    """
+    return left / max(1, round(left / wanted)) if 0 < left < math.inf else wanted

@@ -1,0 +1,90 @@
+"""LiDAR: cheap images of many noises are judged, and then guide the user's own sampler to where the good ones lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from .errors import SearchError
+from .guidance import LookaheadGuide, guide_of, judged
+from .settings import check_at_least
+from .space import Space
+from .types import Plan, Row, Search, advance, finish, judge
+
+#: More lookaheads than this are not made: each is held in memory, and more help little.
+MOST = 256
+#: Lookaheads of a round where no limit on NFE is known, so that a first result comes soon.
+OPEN_ROUND = 16
+#: Guided candidates that are asked for at once.
+AT_ONCE = 64
+
+
+def lidar(
+    space: Space,
+    plan: Plan,
+    steps: int = 5,
+    share: float = 0.4,
+    scale: float = 12.5,
+    strength: float = 0.3,
+    until: float = 0.3,
+) -> Search:
+    """Lookahead sample reward guidance (LiDAR, arXiv 2602.03211), and best of N of what it makes.
+
+    Fresh noises are rendered in `steps` steps each and judged: the lookaheads, which never win. Then other fresh noises
+    are rendered by the user's sampler, whose every clean estimate is corrected towards the good lookaheads near it (see
+    search.guidance), while the share of noise is above `until`. `scale` is how far, and `strength` how much one
+    standard deviation of the lookaheads' scores counts, per number of the latent: 0.3 is the paper's 5,000 for latents
+    of 4 x 64 x 64. The user's own seed is rendered first, as stock does.
+
+    Lookaheads take a `share` of the budget, MOST of them at most. Where the budget is not in NFE they come in rounds,
+    and each round's candidates are guided by all lookaheads so far.
+    """
+    _check(plan, steps, share, scale, strength, until)
+    schedule = plan.coarse(steps)
+    pool: list[Row] = []
+    yield from finish(space.fresh(1))
+    for lookaheads, candidates in rounds(plan, (len(schedule) - 1) / (len(plan.sigmas) - 1), share):
+        if lookaheads:
+            rows = yield from advance(space.scouts(lookaheads), schedule)
+            pool += judged((yield from judge(rows, fresh=False)))
+        guide = guide_of(pool, scale, strength, plan.sigma(until))
+        rows = space.fresh(candidates)
+        if guide:
+            told = {"steps": len(schedule) - 1, "scale": scale, "strength": strength, "until": until}
+            rows = [guided(row, guide, pool, told) for row in rows]
+        yield from finish(rows)
+
+
+def guided(row: Row, guide: LookaheadGuide, lookaheads: list[Row], told: dict[str, float]) -> Row:
+    """The row under a guide, whose recipe names the noises of the lookaheads and the settings `told`."""
+    seeds = [int(each.recipe.operations[-1]["seed"]) for each in lookaheads]
+    return replace(row, recipe=row.recipe.then(op="guide", seeds=seeds, **told), guide=guide)
+
+
+def rounds(plan: Plan, cost: float, share: float) -> Iterator[tuple[int, int]]:
+    """How many lookaheads, of `cost` whole candidates each, and then how many candidates."""
+    if plan.nfe and plan.candidate_nfe:
+        left = plan.nfe / plan.candidate_nfe - 1  # one is the user's own
+        lookaheads = min(MOST, round(share * left / cost))
+        yield (lookaheads if lookaheads >= 2 and left - lookaheads * cost >= 1 else 0), AT_ONCE
+        while True:
+            yield 0, AT_ONCE
+    candidates = max(1, round(OPEN_ROUND * cost * (1 - share) / share))
+    for _ in range(MOST // OPEN_ROUND):
+        yield OPEN_ROUND, candidates
+    while True:
+        yield 0, candidates
+
+
+def _check(plan: Plan, steps: int, share: float, scale: float, strength: float, until: float) -> None:
+    check_at_least("lidar", 1, steps=steps)
+    check_at_least("lidar", 0, scale=scale, strength=strength)
+    if not 0 < share < 1 or not 0 <= until < 1:
+        raise SearchError(
+            f"lidar: got share={share:g}, until={until:g}; expected share between 0 and 1, until from 0 to less than 1"
+        )
+    if plan.sigmas[-1] > 0:
+        raise SearchError(
+            f"lidar: got SIGMAS that end at {plan.sigmas[-1]:g}, so no lookahead would be a clean image; expected 0: "
+            "wire SIGMAS that end there, or use Search: Random"
+        )

@@ -1,0 +1,136 @@
+"""Guided search: slopes are right and free, x0 predictions move as far as said, what has none is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from pack.search import Algorithm, Budget, Recipe, Row, SearchError, algorithm
+from pack.search.guided_search import uphill
+from pack.search.types import Plan, Search, predict, slope
+from pack.tests.search.worlds import Counting, RankMean, Recorded, Scorer, first, search, second
+
+WEIGHTS = torch.linspace(-1, 1, 12, dtype=torch.float64)
+
+
+def linear() -> Scorer:
+    """A weighted sum of the clean vector."""
+    return Scorer("linear", lambda clean: clean @ WEIGHTS)
+
+
+def looked_at(reply: list[Row]) -> Algorithm:
+    """Asks for the slopes of two fresh noises, keeps the reply and ends."""
+
+    def once(space: Any, plan: Plan) -> Search:
+        rows = yield from predict(space.fresh(2))
+        reply.extend((yield from slope(rows)))
+
+    return Algorithm("once", once, acts_midway=True, guides=True)
+
+
+def test_the_slope_of_a_linear_score_is_its_weights_and_costs_no_model_call() -> None:
+    reply: list[Row] = []
+    means = torch.randn(5, 12, generator=torch.Generator().manual_seed(99), dtype=torch.float64)
+    sampler = Counting(means=means, spread=0.5)
+    report = search(looked_at(reply), sampler, Budget(nfe=1000), linear())
+    for row in reply:
+        assert row.x0 is not None and row.gradient is not None and row.gradient.shape == row.x0.shape
+        assert row.score == pytest.approx(float(row.x0.double().flatten() @ WEIGHTS), abs=1e-4)
+        assert torch.allclose(row.gradient.double().flatten(), WEIGHTS, rtol=0, atol=1e-3)
+    # one call each for the predictions; the driver finishes one image, because none was
+    assert report.nfe == sampler.rows == 2 + 6
+
+
+def test_a_row_without_a_score_has_no_slope() -> None:
+    probe: list[Row] = []
+    search(looked_at(probe), Counting(flow=False), Budget(nfe=100))
+    middle = sum(row.score for row in probe) / 2
+    nan = torch.tensor(float("nan"), dtype=torch.float64)
+    half = Scorer("half", lambda clean: torch.where(clean[:, 0] > middle, nan, clean[:, 0]))
+    reply: list[Row] = []
+    search(looked_at(reply), Counting(flow=False), Budget(nfe=100), half)
+    assert sorted(row.gradient is None for row in reply) == [False, True]
+    assert all((row.gradient is None) == (row.score != row.score) for row in reply)
+
+
+@pytest.mark.parametrize("flow", [True, False])
+def test_a_prediction_is_moved_by_its_share_and_the_noise_stays(flow: bool) -> None:
+    sampler = Counting(flow)
+    plan = Plan(sampler.sigmas, sampler.time, sampler.sigma, sampler.coefficients, 6)
+    sigma = sampler.sigmas[3]
+    x0, gradient, x = (torch.randn(1, 12, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    row = Row(Recipe.of_seed(1), sampler.sigmas[2], x=x, x0=x0, gradient=gradient)
+    moved = uphill(row, Row(row.recipe, sigma, x=x, x0=x0, gradient=gradient), plan, 0.3)
+    assert moved.x is not None and moved.gradient is None
+    shift = (moved.x - x) / plan.coefficients(sigma)[0]
+    assert float(shift.norm()) == pytest.approx(0.3 * float(x0.norm()), rel=1e-5)
+    assert float(torch.cosine_similarity(shift, gradient)) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0])
+def test_a_slope_that_leads_nowhere_moves_nothing(bad: float) -> None:
+    sampler = Counting()
+    plan = Plan(sampler.sigmas, sampler.time, sampler.sigma, sampler.coefficients, 6)
+    x = torch.ones(1, 12)
+    row = Row(Recipe.of_seed(1), 0.5, x=x, x0=x, gradient=torch.full((1, 12), bad))
+    moved = uphill(row, Row(row.recipe, 0.4, x=x), plan, 0.3)
+    assert torch.equal(moved.x, x)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("flow", [True, False])
+def test_without_strength_it_is_random_search(flow: bool) -> None:
+    budget = Budget(nfe=60)
+    plain = search("random", Counting(flow), budget, linear())
+    guided = search(algorithm("guided", strength=0.0, transition="ode"), Counting(flow), budget, linear())
+    found = [e.score for e in guided.finished]
+    assert found == pytest.approx([e.score for e in plain.finished], abs=1e-4)
+
+
+@pytest.mark.parametrize("flow", [True, False])
+def test_guided_images_score_more_than_those_of_the_same_noises(flow: bool) -> None:
+    sampler = {"means": torch.zeros(1, 12), "spread": 1.0}
+    budget = Budget(nfe=126)
+    plain = search("random", Counting(flow, **sampler), budget, linear())
+    guided = search(algorithm("guided", transition="ode"), Counting(flow, **sampler), budget, linear())
+    assert len(plain.finished) == len(guided.finished) == 21
+    assert guided.finished[0].score == plain.finished[0].score  # the user's own is not guided
+    gains = [better.score - e.score for e, better in zip(plain.finished[1:], guided.finished[1:], strict=True)]
+    assert min(gains) > 0 and sum(gains) / len(gains) > (0.3 if flow else 0.05)
+
+
+def test_a_guided_winner_has_no_seed_and_says_how_it_was_guided() -> None:
+    report = search(algorithm("guided", strength=0.3, end=0.5, transition="ode"), Counting(), Budget(nfe=60), linear())
+    own, *others = report.finished
+    assert own.seed == 7 and own.recipe == ({"op": "seed", "seed": 7},)
+    for evaluation in others:
+        assert evaluation.seed is None
+        assert evaluation.recipe[1] == {"op": "uphill", "strength": 0.3, "from": 1.0, "to": pytest.approx(0.5)}
+
+
+def test_what_has_no_slope_is_refused_before_any_model_call() -> None:
+    class Deaf(Scorer):
+        differentiable = False
+
+    for verifier in (RankMean(first(), second()), Deaf("deaf", lambda clean: clean[:, 0])):
+        sampler = Counting()
+        with pytest.raises(SearchError, match="has none"):
+            search("guided", sampler, Budget(nfe=100), verifier)
+        assert sampler.rows == 0
+
+
+@pytest.mark.parametrize(
+    "settings", [{"strength": -1.0}, {"images": 0}, {"start": 0.6, "end": 0.5}, {"transition": "x"}, {"eta": 2.0}]
+)
+def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(SearchError, match="guided: got"):
+        search(algorithm("guided", **settings), Counting(), Budget(nfe=100))
+
+
+def test_images_go_down_together_and_begin_again() -> None:
+    recorded = Recorded("guided", images=3)
+    search(recorded.algorithm, Counting(), Budget(nfe=6 + 2 * 18), linear(), batch=8)
+    sizes = [len(request.rows) for request in recorded.requests]
+    assert sizes[0] == 1 and set(sizes[1:]) == {3}
+
