@@ -3,7 +3,8 @@
     python run.py bench replay --data x0_rewards_flux_sdxl.npz [--splits 20] [--orders 24]
 
 The file holds arrays {flux,sdxl}_{image_reward,hps_v2,pick_score} [prompts, seeds, steps]: the score of the x0
-prediction after step s, which s + 1 model calls made; the last is the finished image. A sampler and a verifier play it
+prediction after step s, which s + 1 model calls made; the last is the finished image. (Of SDXL's 200 seeds per prompt
+56 are distinct: the others repeat them, for best-of-N as for the search.) A sampler and a verifier play it
 back, so that the real driver and the real algorithm run: seeds of a prompt come in random orders, as fresh candidates.
 
 For every split the curve is measured on one half of the prompts and the search runs on the other. Effective compute is
