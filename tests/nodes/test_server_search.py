@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pack.search import ALGORITHMS
 from pack.tests.host_server import HostServer
 from pack.tests.workflows.graphs import (
     DEMO,
@@ -176,6 +177,36 @@ def test_a_re_noised_winner_blocks_seed_and_noise_and_what_hangs_on_the_latent_r
         if not plain:
             return
     pytest.fail("the winner was a plain seed eight times")
+
+
+def algorithm_nodes(server: HostServer) -> list[str]:
+    """The ids of all nodes whose output is an algorithm."""
+    return [name for name, info in server.object_info().items() if info["output"] == ["SEARCH_ALGORITHM"]]
+
+
+def defaults(server: HostServer, name: str) -> dict[str, Any]:
+    """The values that a node's widgets have when it is put on the canvas."""
+    required = server.object_info(name)["input"].get("required", {})
+    values = {}
+    for widget, (kind, *more) in required.items():
+        options = more[0] if more else {}
+        first = options["options"][0] if options.get("options") else None
+        first = first["key"] if isinstance(first, dict) else first
+        values[widget] = options.get("default", kind[0] if isinstance(kind, list) else first)
+    return values
+
+
+def test_every_algorithm_runs_from_its_node_with_its_defaults(server: HostServer) -> None:
+    names = algorithm_nodes(server)
+    assert len(names) == len(ALGORITHMS)
+    for name in names:
+        prompt = search_graph(verifier="CLIPScore", max_candidates=0, max_nfe=60, steps=5, seed=3)
+        node, saved = search_id(prompt), id_of(prompt, "SaveImage")
+        prompt[node]["inputs"]["algorithm"] = [add(prompt, name, **defaults(server, name)), 0]
+        entry = server.run(prompt)
+        shown = entry["outputs"][node]["noise_search"][0]
+        assert saved in entry["outputs"], name
+        assert 0 < shown["nfe"] <= 60 and shown["best"] is not None, name
 
 
 def test_two_searches_with_equal_inputs_in_one_graph_each_get_their_own_result(server: HostServer) -> None:
