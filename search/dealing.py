@@ -9,6 +9,11 @@ import math
 
 from .types import Plan
 
+#: One round replaces at most so many candidates of plain best-of-N; a larger budget is spent in several rounds.
+LARGEST_ROUND = 64
+#: The same where no limit on NFE is known, so that a first result comes soon.
+OPEN_ROUND = 16
+
 
 def affordable(plan: Plan) -> float:
     """What the NFE budget pays for; infinite without one, or where the price of a candidate is not known."""

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import torch
 
+from .gradient_search import climbs
 from .settings import check_at_least, check_choice, check_shares, check_span
 from .smc import rounds, stages
 from .space import Space
@@ -65,7 +66,7 @@ def guided(row: Row, strength: float, end: float) -> Row:
 def uphill(row: Row, moved: Row, plan: Plan, share: float) -> Row:
     """`moved` as if it came from an x0 prediction further up its gradient, by `share` of the prediction's norm."""
     assert row.x0 is not None and moved.x is not None
-    if row.gradient is None or not (bool(row.gradient.isfinite().all()) and bool(row.gradient.any())):
+    if not climbs(row.gradient):
         return replace(moved, gradient=None)
     length = share * torch.linalg.vector_norm(row.x0) / torch.linalg.vector_norm(row.gradient)
     a, _ = plan.coefficients(moved.sigma)

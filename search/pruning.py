@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .curves import curve_of
+from .dealing import LARGEST_ROUND, OPEN_ROUND
 from .halving_plan import halving_plan
 from .measuring import Measured
 from .paths import best_rows
 from .space import Space
 from .types import Plan, Search, advance, finish, judge
-
-#: One round replaces at most so many candidates of plain best-of-N; a larger budget is spent in several rounds.
-LARGEST_ROUND = 64
-#: The same where no limit on NFE is known, so that a first result comes soon.
-OPEN_ROUND = 16
 
 
 def pruned_search(

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .errors import SearchError
 from .paths import best_rows
 from .resampling import RESAMPLING, effective_size, normalised, top
+from .settings import check_at_least, check_choice, check_shares, check_span
 from .space import Space
 from .transitions import FRESH, parted, transit
 from .types import Plan, Search, advance, finish, judge, predict
@@ -59,9 +59,13 @@ def smc(
     out to rounds of equal size, at most `particles` each; 0 makes one round of all that fit (of 8 where the budget is
     not in NFE).
     """
-    _check_names(potential, resampling, transition)
-    _check_numbers(temperature, start, end, particles, inner)
-    _check_shares(survivors=survivors, ess=ess, every=every, eta=eta, rho=rho)
+    check_choice("smc", "potential", potential, POTENTIALS)
+    check_choice("smc", "resampling", resampling, METHODS)
+    check_choice("smc", "transition", transition, TRANSITIONS)
+    check_span("smc", start, end)
+    check_at_least("smc", 0, temperature=temperature, particles=particles)
+    check_at_least("smc", 1, inner=inner)
+    check_shares("smc", survivors=survivors, ess=ess, every=every, eta=eta, rho=rho)
     stops, judged = stages(plan, start, end, every, inner if transition == "glass" else 1)
     first, last = stops[0], stops[-1]
     spread = Spread()
@@ -150,31 +154,6 @@ def rounds(plan: Plan, particles: int) -> Iterator[int]:
         yield from (total // count + (i < total % count) for i in range(count))
     while True:
         yield particles or 8
-
-
-def _check_names(potential: str, resampling: str, transition: str) -> None:
-    for name, got, expected in (
-        ("potential", potential, POTENTIALS),
-        ("resampling", resampling, METHODS),
-        ("transition", transition, TRANSITIONS),
-    ):
-        if got not in expected:
-            raise SearchError(f"smc: got {name}={got!r}; expected one of {', '.join(expected)}")
-
-
-def _check_numbers(temperature: float, start: float, end: float, particles: int, inner: int) -> None:
-    if not 0 <= start <= end <= 1:
-        raise SearchError(f"smc: got start={start:g}, end={end:g}; expected 0 <= start <= end <= 1")
-    if not 0 <= temperature < math.inf:
-        raise SearchError(f"smc: got temperature={temperature:g}; expected 0 or more")
-    if particles < 0 or inner < 1:
-        raise SearchError(f"smc: got particles={particles}, inner={inner}; expected 0 or more, and at least one")
-
-
-def _check_shares(**shares: float) -> None:
-    for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise SearchError(f"smc: got {name}={share:g}; expected 0 to 1")
 
 
 #: Settings as papers publish them, on raw scores, and `tuned`, this project's own. The steps before `start` and after

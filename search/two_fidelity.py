@@ -7,15 +7,12 @@ from functools import lru_cache
 
 import torch
 
+from .dealing import LARGEST_ROUND, OPEN_ROUND
 from .errors import SearchError
 from .paths import best_rows
 from .space import Space
 from .types import Plan, Row, Search, advance, finish, judge
 
-#: One round replaces at most so many candidates of plain best-of-N; a larger budget is spent in several rounds.
-LARGEST_ROUND = 64
-#: The same where no limit on NFE is known, so that a first result comes soon.
-OPEN_ROUND = 16
 _GAMES = 1024
 
 
