@@ -302,8 +302,9 @@ class ParticleSearch(io.ComfyNode):
             [
                 io.DynamicCombo.Input(
                     "preset", options=[*options, io.DynamicCombo.Option("custom", cls._widgets())],
-                    tooltip="tuned: this pack's own settings. FK, BFS, DAS, SVDD, TreeG: those of the papers, on raw "
-                    "scores. custom: your own.",
+                    tooltip="tuned: this pack's own settings. guided: the same with the gradient of the score, for "
+                    "verifiers that have one. FK, BFS, DAS, SVDD, TreeG: those of the papers, on raw scores. custom: "
+                    "your own.",
                 ),
             ],
         )  # fmt: skip
@@ -342,6 +343,9 @@ class ParticleSearch(io.ComfyNode):
             io.Float.Input("rho", default=0.4, min=0.0, max=1.0, step=0.05,
                            tooltip="With glass: how alike copies stay. 1 = the same."),
             io.Int.Input("inner", default=1, min=1, max=100, tooltip="With glass: steps of each transition."),
+            io.Float.Input("guidance", default=0.0, min=0.0, max=10.0, step=0.01,
+                           tooltip="How far images also move along the gradient of their score, as in Search: Guided. "
+                           "0 = not at all. Needs a verifier with a gradient, and memory for the VAE's."),
         ]  # fmt: skip
 
     @classmethod

@@ -54,7 +54,7 @@ ALGORITHMS: dict[str, Callable[..., Search]] = {
 MIDWAY = frozenset({"pruned", "paths", "evolution", "smc", "beam", "rollover", "depth_first", "guided"})
 #: The algorithms that follow the gradient of the score by the start noise.
 GRADIENT = frozenset({"gradient"})
-#: The algorithms that follow the gradient of the score by x0 predictions.
+#: The algorithms that follow the gradient of the score by x0 predictions, whatever their settings.
 GUIDED = frozenset({"guided"})
 
 
@@ -62,7 +62,7 @@ def algorithm(name: str, **settings: object) -> Algorithm:
     """The algorithm called `name` with its settings. Raises SearchError for an unknown name."""
     if name not in ALGORITHMS:
         raise SearchError(f"algorithm: got {name!r}; expected one of {', '.join(ALGORITHMS)}")
-    flags = name in MIDWAY, name in GRADIENT, name in GUIDED
+    flags = name in MIDWAY, name in GRADIENT, name in GUIDED or bool(settings.get("guidance"))
     return Algorithm(name, ALGORITHMS[name], dict(settings), *flags)
 
 

@@ -12,7 +12,8 @@ from .resampling import RESAMPLING, effective_size, normalised, top
 from .settings import check_at_least, check_choice, check_shares, check_span
 from .space import Space
 from .transitions import FRESH, parted, transit
-from .types import Plan, Search, advance, finish, judge, predict
+from .types import Plan, Search, advance, finish, judge, predict, slope
+from .uphill import marked, uphill
 
 POTENTIALS = ("max", "diff", "add", "current")
 METHODS = (*RESAMPLING, "top")
@@ -37,6 +38,7 @@ def smc(
     eta: float = 1.0,
     rho: float = 0.4,
     inner: int = 1,
+    guidance: float = 0.0,
 ) -> Search:
     """Feynman-Kac steering (arXiv 2501.06848) with the switches of arXiv 2505.23614.
 
@@ -58,12 +60,16 @@ def smc(
     `rho` of noises instead, and spends `inner` steps of the schedule on each. When the budget is in NFE, it is dealt
     out to rounds of equal size, at most `particles` each; 0 makes one round of all that fit (of 8 where the budget is
     not in NFE).
+
+    With `guidance` particles also move: at every random step each x0 prediction goes that strong up the gradient of
+    its score, through decoder and verifier and not through the model (see search.uphill), as the proposals of arXiv
+    2306.17775 and 2501.05803 do with the model's gradient. Their weights are as without it.
     """
     check_choice("smc", "potential", potential, POTENTIALS)
     check_choice("smc", "resampling", resampling, METHODS)
     check_choice("smc", "transition", transition, TRANSITIONS)
     check_span("smc", start, end)
-    check_at_least("smc", 0, temperature=temperature, particles=particles)
+    check_at_least("smc", 0, temperature=temperature, particles=particles, guidance=guidance)
     check_at_least("smc", 1, inner=inner)
     check_shares("smc", survivors=survivors, ess=ess, every=every, eta=eta, rho=rho)
     stops, judged = stages(plan, start, end, every, inner if transition == "glass" else 1)
@@ -72,12 +78,16 @@ def smc(
     yield from finish(space.fresh(1))
     for count in rounds(plan, particles):
         rows = yield from advance(space.fresh(count), plan.sigmas[: first + 1])
+        rows = [marked(row, guidance, plan.sigmas[last]) for row in rows]
         lineages = [Lineage()] * count
         seeds: list[int | None] = [space.draw() for _ in rows]  # of new step noise; None = a row has its own
         for here, there in zip(stops, stops[1:], strict=False):
             rows = yield from predict(rows)
-            if here in judged:
+            if guidance > 0:
+                rows = yield from slope(rows)
+            elif here in judged:
                 rows = yield from judge(rows, fresh=False)
+            if here in judged:
                 scores = [row.score for row in rows]
                 strength = temperature * ((there - first) / (last - first) if increase else 1.0)
                 strength /= 1.0 if raw else spread.after(scores)
@@ -94,7 +104,8 @@ def smc(
                     lineages = [replace(lineages[p], log_weight=0.0) for p in parents]
             rows = [parted(row, seed) for row, seed in zip(rows, seeds, strict=True)]
             seeds = [None] * count
-            rows = yield from transit(rows, plan, plan.sigmas[there], transition, eta, rho, there - here)
+            moved = yield from transit(rows, plan, plan.sigmas[there], transition, eta, rho, there - here)
+            rows = uphill(rows, moved, plan, guidance)
         yield from finish(best_rows(rows, count))
 
 
@@ -156,10 +167,14 @@ def rounds(plan: Plan, particles: int) -> Iterator[int]:
         yield particles or 8
 
 
-#: Settings as papers publish them, on raw scores, and `tuned`, this project's own. The steps before `start` and after
-#: `end` are the user's sampler's in all of them, where FK, BFS, DAS and SVDD take random steps throughout.
+#: Settings as papers publish them, on raw scores, and this project's own: `tuned`, and `guided` for scores with a
+#: gradient. The steps before `start` and after `end` are the user's sampler's in all of them, where FK, BFS, DAS and
+#: SVDD take random steps throughout.
 PRESETS: dict[str, dict[str, Any]] = {
     "tuned": {},
+    "guided": {
+        "particles": 4, "potential": "diff", "resampling": "ssp", "ess": 0.5, "start": 0.0, "guidance": 0.2,
+    },
     # arXiv 2501.06848, launch script: lambda 10, DDIM with eta 1, resampling at 20, 40, 60 and 80 % of the steps
     "FK": {
         "particles": 4, "potential": "max", "temperature": 10.0, "increase": False, "raw": True,

@@ -15,6 +15,7 @@ from pack.nodes.demo_world import load_demo_world
 from pack.nodes.guided_sampler import GuidedSampler
 from pack.nodes.memory import ManagedVerifier, managed
 from pack.search.run import run
+from pack.search.smc import PRESETS
 from pack.search.space import Candidates
 from pack.search.types import Row, advance, predict, slope
 from pack.tests.nodes import tiny
@@ -60,10 +61,13 @@ def test_the_slope_is_that_of_finite_differences(family: str, clip_score: Manage
         assert row.score == pytest.approx(score(0.0), abs=1e-6)
 
 
+@pytest.mark.parametrize("chosen", [search.algorithm("guided"), search.algorithm("smc", **PRESETS["guided"])])
 @pytest.mark.parametrize("family", ["flow", "eps"])
-def test_guided_images_score_more_at_the_same_nfe(family: str, clip_score: ManagedVerifier) -> None:
+def test_guided_images_score_more_at_the_same_nfe(
+    family: str, chosen: search.Algorithm, clip_score: ManagedVerifier
+) -> None:
     port = load_demo_world(family).sampler(PROMPT, steps=10)
-    plain, guided = (found(port, clip_score, search.algorithm(name), 90) for name in ("random", "guided"))
+    plain, guided = (found(port, clip_score, each, 90) for each in (search.algorithm("random"), chosen))
     assert plain.nfe == guided.nfe == 90
     assert guided.finished[0].score == pytest.approx(plain.finished[0].score, abs=1e-5)
     lifted, before = (statistics.fmean(e.score for e in r.finished[1:]) for r in (guided, plain))

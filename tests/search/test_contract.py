@@ -61,6 +61,7 @@ def test_the_flag_says_truly_whether_rows_are_paused_midway(name: str) -> None:
 def test_every_helper_call_of_an_algorithm_is_yielded_from(name: str) -> None:
     tree = ast.parse(Path(inspect.getfile(ALGORITHMS[name])).read_text(encoding="utf-8"))
     helpers = {"advance", "finish", "gradient", "judge", "predict", "renoise", "slope"}
+    helpers |= {search.__name__ for search in ALGORITHMS.values()}
     yielded = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.YieldFrom)}
     calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", None) in helpers]
     assert calls and inspect.isgeneratorfunction(ALGORITHMS[name])

@@ -1,4 +1,4 @@
-"""Guided search: slopes are right and free, x0 predictions move as far as said, what has none is refused."""
+"""Guided search: slopes are right and free, what has none is refused."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from pack.search import Algorithm, Budget, Recipe, Row, SearchError, algorithm
-from pack.search.guided_search import uphill
+from pack.search import Algorithm, Budget, Row, SearchError, SearchReport, algorithm
 from pack.search.types import Plan, Search, predict, slope
 from pack.tests.search.worlds import Counting, RankMean, Recorded, Scorer, first, search, second
 
@@ -18,6 +17,11 @@ WEIGHTS = torch.linspace(-1, 1, 12, dtype=torch.float64)
 def linear() -> Scorer:
     """A weighted sum of the clean vector."""
     return Scorer("linear", lambda clean: clean @ WEIGHTS)
+
+
+def by_noise(report: SearchReport) -> dict[int, float]:
+    """Scores of the finished images by the seed of their start noise."""
+    return {e.recipe[0]["seed"]: e.score for e in report.finished}
 
 
 def looked_at(reply: list[Row]) -> Algorithm:
@@ -56,36 +60,11 @@ def test_a_row_without_a_score_has_no_slope() -> None:
 
 
 @pytest.mark.parametrize("flow", [True, False])
-def test_a_prediction_is_moved_by_its_share_and_the_noise_stays(flow: bool) -> None:
-    sampler = Counting(flow)
-    plan = Plan(sampler.sigmas, sampler.time, sampler.sigma, sampler.coefficients, 6)
-    sigma = sampler.sigmas[3]
-    x0, gradient, x = (torch.randn(1, 12, generator=torch.Generator().manual_seed(i)) for i in range(3))
-    row = Row(Recipe.of_seed(1), sampler.sigmas[2], x=x, x0=x0, gradient=gradient)
-    moved = uphill(row, Row(row.recipe, sigma, x=x, x0=x0, gradient=gradient), plan, 0.3)
-    assert moved.x is not None and moved.gradient is None
-    shift = (moved.x - x) / plan.coefficients(sigma)[0]
-    assert float(shift.norm()) == pytest.approx(0.3 * float(x0.norm()), rel=1e-5)
-    assert float(torch.cosine_similarity(shift, gradient)) == pytest.approx(1, abs=1e-5)
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0])
-def test_a_slope_that_leads_nowhere_moves_nothing(bad: float) -> None:
-    sampler = Counting()
-    plan = Plan(sampler.sigmas, sampler.time, sampler.sigma, sampler.coefficients, 6)
-    x = torch.ones(1, 12)
-    row = Row(Recipe.of_seed(1), 0.5, x=x, x0=x, gradient=torch.full((1, 12), bad))
-    moved = uphill(row, Row(row.recipe, 0.4, x=x), plan, 0.3)
-    assert torch.equal(moved.x, x)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("flow", [True, False])
 def test_without_strength_it_is_random_search(flow: bool) -> None:
     budget = Budget(nfe=60)
     plain = search("random", Counting(flow), budget, linear())
     guided = search(algorithm("guided", strength=0.0, transition="ode"), Counting(flow), budget, linear())
-    found = [e.score for e in guided.finished]
-    assert found == pytest.approx([e.score for e in plain.finished], abs=1e-4)
+    assert by_noise(guided) == pytest.approx(by_noise(plain), abs=1e-4)
 
 
 @pytest.mark.parametrize("flow", [True, False])
@@ -96,8 +75,9 @@ def test_guided_images_score_more_than_those_of_the_same_noises(flow: bool) -> N
     guided = search(algorithm("guided", transition="ode"), Counting(flow, **sampler), budget, linear())
     assert len(plain.finished) == len(guided.finished) == 21
     assert guided.finished[0].score == plain.finished[0].score  # the user's own is not guided
-    gains = [better.score - e.score for e, better in zip(plain.finished[1:], guided.finished[1:], strict=True)]
-    assert min(gains) > 0 and sum(gains) / len(gains) > (0.3 if flow else 0.05)
+    before, after = by_noise(plain), by_noise(guided)
+    gains = [after[seed] - before[seed] for seed in before if seed != 7]
+    assert len(gains) == 20 and min(gains) > 0 and sum(gains) / len(gains) > (0.3 if flow else 0.05)
 
 
 def test_a_guided_winner_has_no_seed_and_says_how_it_was_guided() -> None:

@@ -9,8 +9,8 @@ import torch
 from pack.search import Budget, Recipe, SearchError, SearchReport, algorithm
 from pack.search.recipe import describe
 from pack.search.smc import METHODS, POTENTIALS, PRESETS, TRANSITIONS, Lineage, Spread, rounds, stages
-from pack.search.types import Advance, Finish, Judge, Plan, Predict
-from pack.tests.search.worlds import Counting, Recorded, Scorer, columns, first, often_nan, search
+from pack.search.types import Advance, Finish, Judge, Plan, Predict, Slope
+from pack.tests.search.worlds import Counting, RankMean, Recorded, Scorer, columns, first, often_nan, search, second
 
 NAN = float("nan")
 KINDS = pytest.mark.parametrize("flow", [True, False], ids=["flow", "eps"])
@@ -261,6 +261,40 @@ def test_it_samples_the_tilted_law(flow: bool, potential: str, resampling: str, 
     assert float(clean[:, 1:].mean(0).abs().max()) < 0.25
 
 
+# guidance
+
+
+@KINDS
+def test_guided_particles_are_judged_at_every_random_step_and_cost_no_more(flow: bool) -> None:
+    recorded = Recorded("smc", **PLAIN, guidance=0.2)
+    search(recorded.algorithm, Counting(flow, steps=10), Budget(candidates=5))
+    assert [type(request) for request in recorded.requests[2:-1]] == [Predict, Slope] * 6
+    sampler = Counting(flow, steps=10)
+    report = search(algorithm("smc", **PLAIN, guidance=0.2), sampler, Budget(candidates=9))
+    assert report.nfe == sampler.rows == 90 and sampler.backward_rows == 0
+    for e in report.finished[1:]:
+        assert e.recipe[1]["op"] == "uphill" and e.recipe[1]["from"] == sampler.sigmas[2]
+
+
+@KINDS
+@pytest.mark.parametrize("transition", TRANSITIONS)
+def test_guidance_lifts_the_scores_of_all_particles(flow: bool, transition: str) -> None:
+    def mean(guidance: float) -> float:
+        sampler = Counting(flow, steps=12, means=torch.zeros(1, 12), spread=1.0)
+        chosen = algorithm("smc", **{**PLAIN, "temperature": 0.0}, transition=transition, guidance=guidance)
+        found = [e.score for e in search(chosen, sampler, Budget(candidates=41)).finished[1:]]
+        return sum(found) / len(found)
+
+    assert mean(0.2) > mean(0.0) + (0.2 if flow else 0.02)
+
+
+def test_guided_particles_need_a_verifier_with_a_gradient() -> None:
+    sampler = Counting()
+    with pytest.raises(SearchError, match="has none"):
+        search(algorithm("smc", **PRESETS["guided"]), sampler, Budget(nfe=100), RankMean(first(), second()))
+    assert sampler.rows == 0
+
+
 # presets and refusals
 
 
@@ -288,6 +322,8 @@ def test_every_preset_runs_within_its_budget(preset: str, flow: bool) -> None:
         ({"temperature": math.inf}, "temperature=inf"),
         ({"particles": -1}, "particles=-1"),
         ({"inner": 0}, "inner=0"),
+        ({"guidance": -0.1}, "guidance=-0.1"),
+        ({"guidance": NAN}, "guidance=nan"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_before_any_forward(settings: dict[str, object], said: str) -> None:

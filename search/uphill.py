@@ -1,0 +1,41 @@
+"""Guidance without the model's gradient: x0 predictions are moved along the gradient of their score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from .gradient_search import climbs
+from .types import Plan, Row
+
+
+def marked(row: Row, strength: float, end: float) -> Row:
+    """The row with a word in its recipe that it is guided from here on to the sigma `end`; as it is without strength.
+    """
+    if strength == 0:
+        return row
+    return replace(row, recipe=row.recipe.then(op="uphill", strength=strength, **{"from": row.sigma, "to": end}))
+
+
+def uphill(rows: Sequence[Row], moved: Sequence[Row], plan: Plan, strength: float) -> list[Row]:
+    """`moved` as if they came from x0 predictions further up their gradients than those that `rows` carry (MPGD, He et
+    al. 2024, arXiv 2311.16424).
+
+    A prediction goes the length strength * n * |x0|, where n = b / sqrt(a^2 + b^2) for a state a * x0 + b * noise; the
+    noise stays what it was. One whose gradient is missing, zero or not finite stays where it is.
+    """
+    a, b = plan.coefficients(rows[0].sigma)
+    share = strength * b / math.hypot(a, b)
+    return [_uphill(row, new, plan, share) for row, new in zip(rows, moved, strict=True)]
+
+
+def _uphill(row: Row, moved: Row, plan: Plan, share: float) -> Row:
+    assert row.x0 is not None and moved.x is not None
+    if not climbs(row.gradient):
+        return replace(moved, gradient=None)
+    length = share * torch.linalg.vector_norm(row.x0) / torch.linalg.vector_norm(row.gradient)
+    a, _ = plan.coefficients(moved.sigma)
+    return replace(moved, x=moved.x + a * length * row.gradient.to(moved.x), gradient=None)
