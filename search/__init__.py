@@ -9,6 +9,7 @@ from .axes import axes
 from .beam import beam
 from .budget import Budget
 from .depth_first import depth_first
+from .driver import Watcher
 from .errors import SearchError
 from .evolution import evolution
 from .gradient_search import gradient_search
@@ -21,7 +22,7 @@ from .random_search import random_search
 from .recipe import Recipe
 from .report import Evaluation, Kept, SearchReport
 from .rollover import rollover
-from .run import Watcher, run
+from .run import run
 from .smc import smc
 from .space import Candidates, Space
 from .spectral import spectral

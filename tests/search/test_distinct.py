@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from pack.search import Budget, SearchError, SearchReport, algorithm
 from pack.search.distinct import SIDE, Likeness, distinct, likeness_of, reach, thumbnail
+from pack.search.podium import Podium
 from pack.search.report import Kept
-from pack.search.run import _Driver
 from pack.tests.search.worlds import Counting, Pairs, RankMean, Scorer, Seen, first, search, second, values
 from pack.verifiers import VerifierEnsemble
 
@@ -170,15 +170,15 @@ def test_pictures_in_memory_are_those_of_the_top_k_and_candidates_those_in_reach
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with_picture, remembered = [], []
-    let_go = _Driver.let_go
+    let_go = Podium._let_go
 
-    def counted(self: _Driver) -> None:
+    def counted(self: Podium) -> None:
         let_go(self)
         with_picture.append(sum(len(kept.images) > 0 for kept in self.kept.values()))
         remembered.append(len(self.kept))
         assert self.likeness is not None and self.likeness.vectors.keys() == self.kept.keys()
 
-    monkeypatch.setattr(_Driver, "let_go", counted)
+    monkeypatch.setattr(Podium, "_let_go", counted)
     wide = Embeds(12)
     search("random", Counting(means=torch.zeros(1, 12)), Budget(candidates=200), wide, top_k=4, distinct=0.9)
     assert max(with_picture) <= 4 and len(remembered) == 200

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pack.search import Budget, SearchError, Watcher, algorithm
-from pack.search import run as run_function
+from pack.search import Budget, SearchError, Watcher, algorithm, driver
 from pack.search.types import Algorithm, Meter, Row, finish
 from pack.tests.search.worlds import (
     Clock,
@@ -29,7 +28,7 @@ from pack.tests.search.worlds import (
     second,
 )
 
-DRIVER = run_function.__globals__
+DRIVER = vars(driver)
 NAMES = pytest.mark.parametrize("name", ["random", "zero_order", "paths"])
 CLOCKED = {"seconds"}
 
@@ -503,20 +502,19 @@ def test_nfe_of_each_evaluation_rises_and_ends_at_the_total(name: str) -> None:
 
 def test_only_the_images_of_the_top_are_kept() -> None:
     watcher = Seen()
-    driver = DRIVER["_Driver"]
     held: list[int] = []
-    original = driver.record
+    original = driver.Driver.record
 
     def record(self: Any, *args: Any) -> Row:
         row: Row = original(self, *args)
-        held.append(len(self.kept))
+        held.append(len(self.podium.kept))
         return row
 
-    driver.record = record
+    driver.Driver.record = record  # type: ignore[method-assign]
     try:
         search("random", Counting(), Budget(candidates=40), top_k=3, watcher=watcher)
     finally:
-        driver.record = original
+        driver.Driver.record = original  # type: ignore[method-assign]
     assert max(held) == 3
 
 

@@ -1,0 +1,101 @@
+"""The podium: which candidates can still win, who leads, and what is kept to show the best again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from . import judging
+from .distinct import Likeness, distinct, reach
+from .report import Evaluation, Kept, ranked
+from .types import Row, Verifier
+
+
+class Podium:
+    """The best `top_k` candidates of a search as it goes on; with a likeness, no two of them alike.
+
+    `evaluations` is the search's list of all that was scored: where a score depends on the whole pool, those in it are
+    given their new ones.
+    """
+
+    def __init__(
+        self, verifier: Verifier, likeness: Likeness | None, top_k: int, evaluations: list[Evaluation]
+    ) -> None:
+        self.verifier, self.likeness, self.top_k, self.evaluations = verifier, likeness, top_k, evaluations
+        self.pooled = judging.is_pooled(verifier)
+        self.pool: list[judging.Parts] = []  # of the candidates that can still win
+        self.pool_ids: list[int] = []
+        self.kept: dict[int, Kept] = {}
+        self.best: float | None = None
+        self.since_best = 0
+
+    def __len__(self) -> int:
+        return len(self.pool)
+
+    def scored(self, evaluation: Evaluation) -> Evaluation:
+        """The evaluation with its score beside all candidates so far. Theirs become those of the pool with it, if it is
+        a candidate that enters.
+        """
+        pool = [*self.pool, evaluation.parts] if self.pooled else [evaluation.parts]
+        scores = judging.combine(self.verifier, pool)
+        if self.pooled and _enters(evaluation):
+            self._rescore(scores[:-1])
+        return replace(evaluation, score=scores[-1])
+
+    def enter(self, evaluation: Evaluation, row: Row, images: Tensor) -> bool:
+        """Take in a scored candidate; whether it leads now. Nothing else may enter."""
+        if not _enters(evaluation):
+            return False
+        self.pool.append(evaluation.parts)
+        self.pool_ids.append(evaluation.id)
+        leader = max((kept.evaluation.score for kept in self.winners()), default=None)
+        leads = evaluation.can_win and (leader is None or evaluation.score > leader)
+        if evaluation.can_win or self.pooled:  # a pooled score may become a winning one later
+            self.kept[evaluation.id] = Kept(evaluation, replace(row, trail=()), images)
+        self.best = max((kept.evaluation.score for kept in self.winners()), default=None)
+        self.since_best = 0 if leads else self.since_best + 1
+        if not self.pooled:
+            self._let_go()
+        return leads
+
+    def winners(self) -> list[Kept]:
+        """All that are kept and can win as of now."""
+        return [kept for kept in self.kept.values() if kept.evaluation.can_win]
+
+    def top(self) -> list[Kept]:
+        """The top k as of now, best first; with a threshold, no two of them alike."""
+        best = ranked(self.winners())
+        if self.likeness is None or not best:
+            return best[: self.top_k]
+        places = distinct(self.likeness.of([kept.evaluation.id for kept in best]), self.top_k, self.likeness.threshold)
+        return [best[place] for place in places]
+
+    def _let_go(self) -> None:
+        """Forget the candidates that can no longer be among the top k, and the pictures of those that are not yet."""
+        best = ranked(self.winners())
+        if self.likeness is None:
+            self.kept = {kept.evaluation.id: kept for kept in best[: self.top_k]}
+        elif best:
+            within = reach(self.likeness.of([kept.evaluation.id for kept in best]), self.top_k, self.likeness.threshold)
+            of_top = {kept.evaluation.id for kept in self.top()}
+            self.kept = {k.evaluation.id: k if k.evaluation.id in of_top else _waiting(k) for k in best[:within]}
+            self.likeness.keep(self.kept)
+
+    def _rescore(self, scores: list[float]) -> None:
+        """Give every candidate that is in the pool already its score beside the newest one."""
+        for id, score in zip(self.pool_ids, scores, strict=True):
+            rescored = self.evaluations[id] = replace(self.evaluations[id], score=score)
+            if id in self.kept:
+                self.kept[id] = replace(self.kept[id], evaluation=rescored)
+
+
+def _enters(evaluation: Evaluation) -> bool:
+    """Whether it is of a finished candidate that came before the search had to stop."""
+    return evaluation.candidate is not None and not evaluation.after_stop
+
+
+def _waiting(kept: Kept) -> Kept:
+    """A candidate that may be among the top k later: its latent, from which its picture can be decoded again."""
+    row = replace(kept.row, x0=None if kept.row.sigma == 0 else kept.row.x0, early=())
+    return replace(kept, row=row, images=kept.images.new_empty(0))  # a slice would hold on to all of them
