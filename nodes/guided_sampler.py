@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dis
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -23,23 +22,20 @@ import comfy.utils
 import torch
 from torch.autograd.graph import allow_mutation_on_saved_tensors
 
-from ..search.differentiable import differentiable, gradient_of
+from ..search.differentiable import gradient_of
 from ..search.errors import SearchError
-from ..search.guidance import LookaheadGuide
 from ..search.recipe import gaussian
 from ..search.resolution import averaged, smaller_noise
-from ..search.seeds import child_seed
 from ..search.types import Meter, Row
+from .gathering import Gathered, Inputs, PulledBack, split
 from .guider_axes import asked_as, axes_of
-from .lockstep import Call, SuspendedModel, merged_options, run_in_lockstep
+from .lockstep import Call, merged_options
 from .noise import RecipeNoise, packed, unpacked
-from .pull_back import Replay, TracedInpaint, kept_weights, unfused
+from .patches import has_a_place, keeps_memory, repeats_alike
+from .pull_back import TracedInpaint, kept_weights, unfused
+from .rehearsal import Rehearsal
 
 LARGEST_MICRO_BATCH = 32
-#: Conditioning that the host mixes with noise of the sampler's own seed, so it differs between candidates.
-SEEDED = frozenset({"noise_augmentation", "unclip_conditioning", "minimax_refs", "minimax_keyframes"})
-#: Conditioning that speaks of places in the picture.
-PLACED = frozenset({"control", "area", "mask", "gligen"})
 #: Places along a side of a latent below which no row is made smaller.
 SMALLEST_LATENT = 4
 
@@ -72,7 +68,7 @@ class GuidedSampler:
         self._check()
         self.rows_per_candidate = int(self.latent["samples"].shape[0])
         self._costs: dict[tuple[float, ...], int | None] = {}
-        self._exact_pauses: bool | None = None
+        self._rehearsal = Rehearsal(guider, sampler, self.schedule, self.coefficients(self.sigmas[0])[1])
         self._alone = self._runs_alone()
 
     def _check(self) -> None:
@@ -124,7 +120,7 @@ class GuidedSampler:
         steps = {step: sigma for step, sigma in enumerate(sigmas) if sigma in keep}
         job = self._trajectory if last else self._segment
         out, done = self._sample(rows, schedule, meter, job, steps)
-        outs = _split(packed(out), len(rows)) if last else done.results
+        outs = split(packed(out), len(rows)) if last else done.results
         moved = [
             replace(row, sigma=sigmas[-1], x=x.cpu(), x0=None if x0 is None else x0.cpu(), early=(*row.early, *early))
             for row, x, x0, early in zip(rows, outs, done.clean, done.kept, strict=True)
@@ -134,7 +130,7 @@ class GuidedSampler:
     def pull_back(self, row: Row, gradient: torch.Tensor, meter: Meter) -> torch.Tensor:
         """See search.types.Sampler. The network is the host's own, with its weights as they lie."""
         row = replace(row, sigma=self.sigmas[0], x=None)
-        pulled = partial(_PulledBack, gradient=gradient)
+        pulled = partial(PulledBack, gradient=gradient)
         _, done = self._sample([row], self.schedule, meter, self._trajectory, kind=pulled)
         return done.results[0].cpu()
 
@@ -168,7 +164,7 @@ class GuidedSampler:
                 "vae: no gradient passes through it (this kind has none, or memory ran short and it decoded in tiles), "
                 "and gradient search needs one: choose another algorithm, or a smaller latent"
             )
-        return _split(images, len(rows))
+        return split(images, len(rows))
 
     def _pictures(self, latents: torch.Tensor) -> torch.Tensor:
         try:
@@ -200,30 +196,20 @@ class GuidedSampler:
         key = tuple(sigmas)
         if key not in self._costs:
             schedule = self.schedule if key == self.sigmas else torch.tensor(key, dtype=self.schedule.dtype)
-            counts = [self._dry_run(schedule, wave) for wave in (0.0, 1.0)] if len(key) > 1 else [0]
-            self._costs[key] = counts[0] if len(set(counts)) == 1 else None
+            self._costs[key] = self._rehearsal.cost(schedule) if len(key) > 1 else 0
         return self._costs[key]
 
-    @property
+    @cached_property
     def exact_pauses(self) -> bool:
         """See search.types.Sampler. Samplers that remember steps or draw noise are found out on a scalar."""
-        if self._exact_pauses is None and self.midway_refusal():
-            self._exact_pauses = False
-        if self._exact_pauses is None:
-            middle = len(self.schedule) // 2
-            whole = self._scalar_end([self.schedule])
-            self._exact_pauses = torch.equal(
-                whole, self._scalar_end([self.schedule[: middle + 1], self.schedule[middle:]])
-            )
-        return self._exact_pauses
+        return self.midway_refusal() is None and self._rehearsal.pauses_exactly()
 
     @cached_property
     def axes(self) -> Mapping[str, float]:
         """See search.types.Sampler. Whether a sampler draws noise on its way is found out on a scalar."""
         axes = axes_of(self.guider)
-        if isinstance(self.sampler, comfy.samplers.KSAMPLER):
-            one, other = (self._scalar_end([self.schedule], seed) for seed in (1, 2))
-            axes |= {} if torch.equal(one, other) else {"step_noise": 0.0}
+        if isinstance(self.sampler, comfy.samplers.KSAMPLER) and self._rehearsal.draws_noise():
+            axes |= {"step_noise": 0.0}
         return axes
 
     def coefficients(self, sigma: float) -> tuple[float, float]:
@@ -297,7 +283,7 @@ class GuidedSampler:
             return "the model is split over several GPUs"
         if comfy.model_management.sage_attention_enabled():
             return "SageAttention has no gradient: start ComfyUI without --use-sage-attention"
-        if not self._passes_gradient():
+        if not self._rehearsal.passes_gradient():
             return "the sampler does not pass a gradient (CFG++ and the like): choose another one, such as euler"
         return None
 
@@ -314,7 +300,7 @@ class GuidedSampler:
         if self.latent.get("noise_mask") is not None:
             return "the latent has a mask"
         conds = [cond for each in self.guider.original_conds.values() for cond in each]
-        if any(_has_a_place(cond) for cond in conds):
+        if any(has_a_place(cond) for cond in conds):
             return "the conditioning has a ControlNet, an area, a mask or an image"
         return None
 
@@ -327,13 +313,13 @@ class GuidedSampler:
         meter: Meter,
         job: Callable[..., Callable[[Any], torch.Tensor]],
         keep: Mapping[int, float] = MappingProxyType({}),
-        kind: Callable[..., _Gathered] | None = None,
-    ) -> tuple[Any, _Gathered]:
+        kind: Callable[..., Gathered] | None = None,
+    ) -> tuple[Any, Gathered]:
         noises, states = [], []
         for row in rows:
             noises.append(self.noise(row))
             states.append(torch.get_rng_state())
-        gathered = (kind or _Gathered)(self, rows, states, job, keep)
+        gathered = (kind or Gathered)(self, rows, states, job, keep)
         samples, count = self._samples(rows[0].shrink), len(rows)
         guider = asked_as(self.guider, rows[0].recipe.beside)
         self.meter = meter
@@ -433,7 +419,7 @@ class GuidedSampler:
 
     # jobs: what one row does while it is suspended
 
-    def _trajectory(self, row: Row, sigmas: torch.Tensor, inputs: _Inputs) -> Callable[[Any], torch.Tensor]:
+    def _trajectory(self, row: Row, sigmas: torch.Tensor, inputs: Inputs) -> Callable[[Any], torch.Tensor]:
         """To the last sigma, as stock does it; from the row's state if it has one, or with gradients."""
         if row.x is None and not inputs.noise.requires_grad:
             return lambda model: self.sampler.sample(
@@ -446,11 +432,11 @@ class GuidedSampler:
 
         return resume
 
-    def _segment(self, row: Row, sigmas: torch.Tensor, inputs: _Inputs) -> Callable[[Any], torch.Tensor]:
+    def _segment(self, row: Row, sigmas: torch.Tensor, inputs: Inputs) -> Callable[[Any], torch.Tensor]:
         """To a sigma on the way; the result is the state there."""
         return lambda model: self._run(model, row, sigmas, inputs)
 
-    def _prediction(self, row: Row, sigmas: torch.Tensor, inputs: _Inputs) -> Callable[[Any], torch.Tensor]:
+    def _prediction(self, row: Row, sigmas: torch.Tensor, inputs: Inputs) -> Callable[[Any], torch.Tensor]:
         """The clean estimate at the first sigma."""
 
         def predict(model: Any) -> torch.Tensor:
@@ -460,7 +446,7 @@ class GuidedSampler:
 
         return predict
 
-    def _run(self, model: Any, row: Row, sigmas: torch.Tensor, inputs: _Inputs) -> torch.Tensor:
+    def _run(self, model: Any, row: Row, sigmas: torch.Tensor, inputs: Inputs) -> torch.Tensor:
         """KSAMPLER's own inner loop, entered at the row's stored state."""
 
         def step(state: dict[str, Any]) -> None:
@@ -477,7 +463,7 @@ class GuidedSampler:
         )
         return out
 
-    def _entry(self, model: Any, row: Row, sigmas: torch.Tensor, inputs: _Inputs) -> torch.Tensor:
+    def _entry(self, model: Any, row: Row, sigmas: torch.Tensor, inputs: Inputs) -> torch.Tensor:
         if row.x is not None:
             return row.x.to(inputs.noise)
         highest = self.sampler.max_denoise(model, sigmas)
@@ -486,7 +472,7 @@ class GuidedSampler:
         )
         return start
 
-    def _masked(self, model: Any, sigmas: torch.Tensor, inputs: _Inputs) -> Any:
+    def _masked(self, model: Any, sigmas: torch.Tensor, inputs: Inputs) -> Any:
         kind = TracedInpaint if inputs.noise.requires_grad else comfy.samplers.KSamplerX0Inpaint
         masked = kind(model, sigmas)
         masked.latent_image, masked.noise = inputs.latent, inputs.noise
@@ -519,250 +505,7 @@ class GuidedSampler:
         if any(keeps_memory(f) for f in self._cfg_functions()) and self.cost(self.sigmas) is None:
             return True  # rows of an adaptive sampler interleave
         conds = [cond for each in self.guider.original_conds.values() for cond in each]
-        return not all(_repeats_alike(cond, self.rows_per_candidate) for cond in conds)
-
-    def _dry_run(self, sigmas: torch.Tensor, wave: float) -> int | None:
-        is_stock = isinstance(self.sampler, comfy.samplers.KSAMPLER)
-        return len(self._calls(sigmas, wave)) if is_stock else None
-
-    def _calls(self, sigmas: torch.Tensor, wave: float) -> list[Call]:
-        """The model calls that the sampler makes on a scalar."""
-        calls: list[Call] = []
-        x = torch.full([1, 1, 1, 1], 0.5)
-        extra_args = {"model_options": {}, "seed": 0}
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            model = self._scalar(wave, calls)
-            self.sampler.sample(model, sigmas.clone(), extra_args, None, x, 0 * x, None, True)
-        return calls
-
-    def _scalar(self, wave: float, calls: list[Call]) -> SuspendedModel:
-        """A scalar model: 0, or a wiggly function that makes adaptive samplers take other steps. Notes its calls."""
-
-        def answer(call: Call) -> torch.Tensor:
-            calls.append(call)
-            out = wave * torch.sin(10 * wave * call.x)
-            for function in call.model_options.get("sampler_post_cfg_function", []):
-                function(_ScalarArgs(call, out))
-            return out
-
-        probe = copy.copy(self.guider)
-        probe.inner_model = _ScalarModel(self.model_sampling)
-        return SuspendedModel(probe, answer)
-
-    def _passes_gradient(self) -> bool:
-        """Whether autograd agrees with finite differences on where the sampler takes a scalar."""
-        if any(call.model_options for call in self._calls(self.schedule, 0.0)):
-            return False  # a function of the sampler's own sees more of the model than its answer
-
-        def answer(call: Call) -> torch.Tensor:
-            torch.set_grad_enabled(True)
-            return 0.3 * torch.sin(3 * call.x)
-
-        def end(x: torch.Tensor) -> torch.Tensor:
-            torch.manual_seed(0)
-            args = {"model_options": {}, "seed": 0}
-            out: torch.Tensor = self.sampler.sample(model, self.schedule.double(), args, None, x, 0 * x, None, True)
-            return out
-
-        probe = copy.copy(self.guider)
-        probe.inner_model = _ScalarModel(self.model_sampling)
-        model = SuspendedModel(probe, answer)
-        with torch.random.fork_rng(devices=[]), differentiable():
-            x, step = torch.full([1, 1, 1, 1], 0.5, dtype=torch.float64, requires_grad=True), 1e-5
-            try:
-                [slope] = gradient_of(end(x), [x])
-                expected = (end(x.detach() + step) - end(x.detach() - step)) / (2 * step)
-            except RuntimeError:  # it writes into what autograd needs, or mixes precisions
-                return False
-        return bool(torch.allclose(slope, expected, rtol=1e-2, atol=1e-6))
-
-    def _scalar_end(self, pieces: Sequence[torch.Tensor], first_seed: int = 0) -> torch.Tensor:
-        """Where the sampler takes a scalar along pieces of the schedule, as `_run` does: a seed for each piece."""
-        model = self._scalar(1.0, [])
-        x = torch.full([1, 1, 1, 1], 0.5 * self.coefficients(self.sigmas[0])[1])
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            for seed, sigmas in enumerate(pieces, first_seed):
-                torch.manual_seed(seed)
-                masked = comfy.samplers.KSamplerX0Inpaint(model, sigmas)
-                masked.latent_image, masked.noise = 0 * x, x
-                x = self.sampler.sampler_function(
-                    masked, x, sigmas.clone(), extra_args={"model_options": {}, "seed": seed, "denoise_mask": None},
-                    callback=None, disable=True, **self.sampler.extra_options,
-                )  # fmt: skip
-        return x
-
-
-class _ScalarModel:
-    """The parts of a model that samplers look at, without the network."""
-
-    def __init__(self, model_sampling: Any) -> None:
-        self.model_sampling = model_sampling
-
-
-class _ScalarArgs(dict):  # type: ignore[type-arg]
-    """What a sampler's own post-CFG function may read of a dry run: every estimate is the scalar model's."""
-
-    def __init__(self, call: Call, out: torch.Tensor) -> None:
-        names = ("denoised", "cond_denoised", "uncond_denoised")
-        super().__init__(dict.fromkeys(names, out), input=call.x, sigma=call.sigma, cond_scale=1.0)
-        self["model_options"] = call.model_options
-
-
-class _Inputs:
-    """What the samplers of one row get, on the device, in model space."""
-
-    def __init__(
-        self,
-        noise: torch.Tensor,
-        latent: torch.Tensor,
-        mask: Any,
-        extra_args: dict[str, Any],
-        keep: Mapping[int, float],
-    ) -> None:
-        self.noise, self.latent, self.mask, self.extra_args, self.keep = noise, latent, mask, extra_args, keep
-        self.clean: torch.Tensor | None = None
-        self.kept: list[tuple[float, torch.Tensor]] = []
-
-    def callback(self, step: int, x0: torch.Tensor, x: torch.Tensor, total: int) -> None:
-        """Keep the last clean estimate, and those of the steps that are asked for: they are free."""
-        self.clean = x0
-        if step in self.keep:
-            self.kept.append((self.keep[step], x0.cpu()))
-
-
-class _Gathered(comfy.samplers.Sampler):
-    """The SAMPLER that goes into guider.sample(): every row's own sampler, in lockstep."""
-
-    def __init__(
-        self,
-        owner: GuidedSampler,
-        rows: Sequence[Row],
-        random_states: Sequence[torch.Tensor],
-        job: Callable[..., Callable[[Any], torch.Tensor]],
-        keep: Mapping[int, float],
-    ) -> None:
-        self.owner, self.rows, self.random_states, self.job, self.keep = owner, rows, random_states, job, keep
-        self.results: list[torch.Tensor] = []
-        self.clean: list[torch.Tensor | None] = []
-        self.kept: list[list[tuple[float, torch.Tensor]]] = []
-        self.trail: list[torch.Tensor] = []  # of a row alone: what the model answered
-
-    def sample(
-        self,
-        model_wrap: Any,
-        sigmas: torch.Tensor,
-        extra_args: dict[str, Any],
-        callback: Any,
-        noise: torch.Tensor,
-        latent_image: Any = None,
-        denoise_mask: Any = None,
-        disable_pbar: bool = False,
-    ) -> torch.Tensor:
-        count = len(self.rows)
-        jobs, inputs = self._jobs(sigmas, extra_args, noise, latent_image, denoise_mask)
-        if count == 1:  # no thread: exactly the stock call
-            self.results = [jobs[0](SuspendedModel(model_wrap, lambda call: self._remembered(model_wrap, call)))]
-        else:
-            self.results = run_in_lockstep(model_wrap, jobs, lambda calls: self.owner.forward(model_wrap, calls))
-        self.clean = [each.clean for each in inputs]
-        self.kept = [each.kept for each in inputs]
-        return torch.cat(self.results)
-
-    def _remembered(self, model_wrap: Any, call: Call) -> torch.Tensor:
-        [answer] = self.owner.forward(model_wrap, [call])
-        self.trail.append(answer.to("cpu", copy=True))
-        return answer
-
-    def _jobs(
-        self,
-        sigmas: torch.Tensor,
-        extra_args: dict[str, Any],
-        noise: torch.Tensor,
-        latent_image: Any,
-        denoise_mask: Any,
-    ) -> tuple[list[Callable[[Any], torch.Tensor]], list[_Inputs]]:
-        count = len(self.rows)
-        masks = [None] * count if denoise_mask is None else _shares(denoise_mask, count)
-        parts = zip(self.rows, _split(noise, count), _split(latent_image, count), masks, strict=True)
-        inputs = [
-            _Inputs(n, x, m, {**extra_args, "seed": self._seed(row, sigmas)}, self.keep) for row, n, x, m in parts
-        ]
-        guides = self._guides(noise)
-        jobs = [
-            self._started(self.job(row, sigmas.clone(), each), row, state, guides.get(id(row.guide)))
-            for row, each, state in zip(self.rows, inputs, self.random_states, strict=True)
-        ]
-        return jobs, inputs
-
-    def _guides(self, like: torch.Tensor) -> dict[int, LookaheadGuide]:
-        """The guides of the rows by their id, with lookaheads in model space on the device: rows end as VAE latents."""
-        model = self.owner.guider.model_patcher.model
-        guides = {id(row.guide): row.guide for row in self.rows if row.guide is not None}
-        latents = {key: guide.latents for key, guide in guides.items()}
-        inside = {key: model.process_latent_in(z.flatten(0, 1)).reshape(z.shape).to(like) for key, z in latents.items()}
-        return {key: replace(guide, latents=inside[key]) for key, guide in guides.items()}
-
-    def _started(
-        self,
-        job: Callable[[Any], torch.Tensor],
-        row: Row,
-        state: torch.Tensor,
-        guide: LookaheadGuide | None,
-    ) -> Callable[[Any], torch.Tensor]:
-        """The job, with the global generators where stock has them after it drew this row's noise."""
-
-        def run(model: Any) -> torch.Tensor:
-            torch.manual_seed(row.recipe.step_seed)
-            torch.set_rng_state(state)
-            return job(model if guide is None else self._guided(model, guide))
-
-        return run
-
-    def _guided(self, model: Any, guide: LookaheadGuide) -> SuspendedModel:
-        """The model with every clean estimate corrected, after CFG. The forward is still shared with other rows."""
-
-        def corrected(call: Call) -> torch.Tensor:
-            x0 = model(call.x, call.sigma, model_options=call.model_options, seed=call.seed)
-            sigma = float(call.sigma.flatten()[0])
-            return guide.correct(call.x, x0, sigma, self.owner.coefficients(sigma))
-
-        return SuspendedModel(model, corrected)
-
-    @staticmethod
-    def _seed(row: Row, sigmas: torch.Tensor) -> int:
-        """The step-noise seed. A row that goes on from a stored state must not repeat the noise that led there."""
-        seed = row.recipe.step_seed
-        return seed if row.x is None else child_seed(seed, "segment", int(float(sigmas[0]) * 1e6))
-
-
-class _PulledBack(_Gathered):
-    """The SAMPLER for the way back: its result is the gradient by the start noise of its one row."""
-
-    def __init__(self, owner: GuidedSampler, rows: Sequence[Row], *args: Any, gradient: torch.Tensor) -> None:
-        super().__init__(owner, rows, *args)
-        self.gradient = gradient
-
-    def sample(
-        self,
-        model_wrap: Any,
-        sigmas: torch.Tensor,
-        extra_args: dict[str, Any],
-        callback: Any,
-        noise: torch.Tensor,
-        latent_image: Any = None,
-        denoise_mask: Any = None,
-        disable_pbar: bool = False,
-    ) -> torch.Tensor:
-        with differentiable():
-            leaf = noise.clone().requires_grad_()
-            replay = Replay(self.rows[0].trail)
-            [job], _ = self._jobs(sigmas, extra_args, leaf, latent_image, denoise_mask)
-            state = job(SuspendedModel(model_wrap, replay.answer))
-            end = model_wrap.inner_model.process_latent_out(state.to(torch.float32))
-            through = partial(self.owner.back, model_wrap)
-            self.results = [replay.back(end, self.gradient.to(end), leaf, through)]
-        return state.detach()
-
+        return not all(repeats_alike(cond, self.rows_per_candidate) for cond in conds)
 
 def _first_line(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0] if error else "its answer does not depend on its input"
@@ -792,14 +535,6 @@ def _in_order(shares: Sequence[dict[int, Row]], move: Callable[[list[Row]], list
     return [moved[place] for place in sorted(moved)]
 
 
-def keeps_memory(function: Any) -> bool:
-    """Whether a patch function assigns to variables outside itself, so that one call changes the next."""
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return False
-    return any(i.opname == "STORE_DEREF" and i.argval in code.co_freevars for i in dis.get_instructions(code))
-
-
 def _tensors(samples: Any) -> list[torch.Tensor]:
     return list(samples.unbind()) if samples.is_nested else [samples]
 
@@ -808,33 +543,3 @@ def _repeated(samples: Any, count: int) -> Any:
     if samples.is_nested:
         return comfy.nested_tensor.cat_nested([samples] * count)
     return samples.repeat(count, *[1] * (samples.ndim - 1))
-
-
-def _split(tensor: torch.Tensor, count: int) -> list[torch.Tensor]:
-    return list(tensor.split(tensor.shape[0] // count))
-
-
-def _shares(mask: torch.Tensor, count: int) -> list[torch.Tensor]:
-    """Every candidate's part of a mask; a mask of one row serves all."""
-    return [mask] * count if mask.shape[0] % count else _split(mask, count)
-
-
-def _has_a_place(cond: dict[str, Any]) -> bool:
-    """Whether a cond speaks of places in the picture: texts are vectors, pictures and latents have height and width."""
-    if any(cond.get(name) is not None for name in PLACED):
-        return True
-    tensors = [each for value in cond.values() for each in (value if isinstance(value, list | tuple) else [value])]
-    return any(isinstance(each, torch.Tensor) and each.ndim > 3 for each in tensors)
-
-
-def _repeats_alike(cond: dict[str, Any], rows: int) -> bool:
-    """Whether a cond gives every candidate of `rows` rows the same when it is tiled over several candidates."""
-    if any(cond.get(name) for name in SEEDED):
-        return False
-    values = [*cond.values()]
-    control = cond.get("control")
-    while control is not None:
-        values += [getattr(control, "cond_hint_original", None), getattr(control, "extra_concat_orig", None)]
-        control = getattr(control, "previous_controlnet", None)
-    tensors = [each for value in values for each in (value if isinstance(value, list | tuple) else [value])]
-    return all(rows % each.shape[0] == 0 for each in tensors if isinstance(each, torch.Tensor) and each.ndim > 1)

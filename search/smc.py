@@ -173,7 +173,7 @@ def rounds(plan: Plan, particles: int) -> Iterator[int]:
 PRESETS: dict[str, dict[str, Any]] = {
     "tuned": {},
     "guided": {
-        "particles": 4, "potential": "diff", "resampling": "ssp", "ess": 0.5, "start": 0.0, "guidance": 0.2,
+        "particles": 4, "potential": "diff", "resampling": "ssp", "ess": 0.5, "start": 0.5, "guidance": 0.3,
     },
     # arXiv 2501.06848, launch script: lambda 10, DDIM with eta 1, resampling at 20, 40, 60 and 80 % of the steps
     "FK": {

@@ -18,7 +18,8 @@ from comfy_extras.nodes_model_advanced import RescaleCFG
 
 import nodes as host_nodes
 from pack import search
-from pack.nodes.guided_sampler import GuidedSampler, keeps_memory
+from pack.nodes.guided_sampler import GuidedSampler
+from pack.nodes.patches import keeps_memory
 from pack.search import SearchError
 from pack.tests.nodes import tiny
 
