@@ -51,6 +51,7 @@ class Played:
 
     rows_per_candidate = 1
     exact_pauses = True
+    family = ""
     axes: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, steps: int, order: Sequence[int]) -> None:

@@ -36,6 +36,8 @@ from .pull_back import TracedInpaint, kept_weights, unfused
 from .rehearsal import Rehearsal
 
 LARGEST_MICRO_BATCH = 32
+#: Model families of search.curves by the host's classes: fine-tunes are of the class of what they come from.
+FAMILIES = {"Flux": "FLUX.1-dev", "SDXL": "SDXL"}
 #: Places along a side of a latent below which no row is made smaller.
 SMALLEST_LATENT = 4
 
@@ -203,6 +205,11 @@ class GuidedSampler:
     def exact_pauses(self) -> bool:
         """See search.types.Sampler. Samplers that remember steps or draw noise are found out on a scalar."""
         return self.midway_refusal() is None and self._rehearsal.pauses_exactly()
+
+    @property
+    def family(self) -> str:
+        """See search.types.Sampler."""
+        return FAMILIES.get(type(self.guider.model_patcher.model.model_config).__name__, "")
 
     @cached_property
     def axes(self) -> Mapping[str, float]:

@@ -56,7 +56,8 @@ def search_inputs() -> list[io.Input]:
                                       tooltip="From Noise Candidate. Unwired = the seed above."),
         sockets.SearchAlgorithm.Input("algorithm", optional=True,
                                       tooltip="From a Search node. Unwired = auto: pruned best of N where model calls "
-                                      "or seconds are the limit and the sampler can pause, else random search."),
+                                      "or seconds are the limit, the sampler can pause and early scores of the "
+                                      "verifier are known to tell something, else random search."),
         sockets.Verifier.Input("held_out", optional=True,
                                tooltip="A verifier that is scored and reported, never optimised: it shows whether the "
                                "search pleases only its own judge."),

@@ -38,11 +38,16 @@ def is_pooled(verifier: Verifier) -> bool:
     return bool(getattr(verifier, "pooled", False))
 
 
-def scales(verifier: Verifier) -> dict[str, float]:
-    """The standard deviations that a verifier, or the members of an ensemble that count, ship with, if any."""
+def deciding(verifier: Verifier) -> list[tuple[str, Verifier]]:
+    """The verifier, or the members of an ensemble that count, by the names that they have in it."""
     members: Sequence[Verifier] = getattr(verifier, "members", ()) or [verifier]
     counted = [member for member in members if getattr(member, "weight", 1) > 0]
-    known = {member.name: getattr(getattr(member, "verifier", member), "scale", None) for member in counted}
+    return [(member.name, getattr(member, "verifier", member)) for member in counted]
+
+
+def scales(verifier: Verifier) -> dict[str, float]:
+    """The standard deviations that a verifier, or the members of an ensemble that count, ship with, if any."""
+    known = {name: getattr(each, "scale", None) for name, each in deciding(verifier)}
     return {name: float(scale[1]) for name, scale in known.items() if scale is not None}
 
 

@@ -27,6 +27,7 @@ class MixtureSampler:
 
     rows_per_candidate = 1
     exact_pauses = True
+    family = ""
     axes: Mapping[str, float] = MappingProxyType({"cfg": 1.0, "conditioning": 0.0})
 
     def __init__(

@@ -60,6 +60,7 @@ class Sampler(Protocol):
     sigmas: tuple[float, ...]  # the whole schedule, descending; step 0 is pure noise
     rows_per_candidate: int  # b: the batch of the latent, which is one candidate
     exact_pauses: bool  # whether a row that stops on the way and goes on ends as if it had not stopped
+    family: str  # of the model, as search.curves names it; "" for one that it does not know
     #: What rows may differ in beside their start noise, by the name of the recipe's operation, with the user's own
     #: value: "cfg" or "guidance"; "conditioning" (0); "step_noise" (0).
     axes: Mapping[str, float]
@@ -278,6 +279,8 @@ class Plan:
     pauses: bool = True  # rows may be judged on the way here, and go on as if they had not been
     small_refusal: Callable[[int], str | None] = lambda shrink: "its sampler has no smaller latents"
     axes: Mapping[str, float] = field(default_factory=dict)
+    family: str = ""  # of the model (see Sampler)
+    verifiers: tuple[str, ...] = ()  # names of those that decide: the verifier, or the members that count
 
     def coarse(self, steps: int) -> tuple[float, ...]:
         """At most `steps` steps along the whole schedule, at evenly chosen sigmas of it, both ends included."""

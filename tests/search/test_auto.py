@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from pack.search import AUTO, Budget, SearchReport, algorithm
-from pack.search.auto import FEWEST
-from pack.tests.search.worlds import Counting, columns, search
+from pack.search.auto import FEWEST, RECORDED
+from pack.search.curves import CURVES
+from pack.tests.search.worlds import Counting, Scorer, columns, search
+from pack.verifiers import VerifierEnsemble
 
 
 def chosen(report: SearchReport) -> str:
@@ -18,34 +20,39 @@ def chosen(report: SearchReport) -> str:
     return str(report.settings["algorithm"]["name"])
 
 
+def named(name: str = "ImageReward") -> Scorer:
+    """A verifier under the name of one whose early scores are known."""
+    return Scorer(name, lambda clean: clean[:, 0])
+
+
 @pytest.mark.parametrize("limits", [{"nfe": 240}, {"nfe": 240, "candidates": 30}, {"nfe": 240, "seconds": 60.0}])
 def test_model_calls_and_seconds_are_spent_on_pruned_best_of_n(limits: dict[str, Any]) -> None:
-    auto = search(AUTO, Counting(steps=20), Budget(**limits))
+    auto = search(AUTO, Counting(steps=20), Budget(**limits), named())
     assert chosen(auto) == "pruned"
-    by_hand = search(algorithm("pruned"), Counting(steps=20), Budget(**limits))
+    by_hand = search(algorithm("pruned"), Counting(steps=20), Budget(**limits), named())
     assert columns(auto.evaluations) == columns(by_hand.evaluations)
 
 
 @pytest.mark.parametrize("limits", [{}, {"nfe": 240}, {"seconds": 60.0}])
 def test_counted_candidates_are_all_finished(limits: dict[str, Any]) -> None:
-    auto = search(AUTO, Counting(steps=20), Budget(candidates=9, **limits))
+    auto = search(AUTO, Counting(steps=20), Budget(candidates=9, **limits), named())
     assert chosen(auto) == "random" and len(auto.finished) == len(auto.evaluations) == 9
 
 
 def test_nothing_is_pruned_of_too_few() -> None:
-    assert chosen(search(AUTO, Counting(steps=20), Budget(nfe=20 * FEWEST - 1))) == "random"
-    assert chosen(search(AUTO, Counting(steps=20), Budget(nfe=20 * FEWEST))) == "pruned"
+    assert chosen(search(AUTO, Counting(steps=20), Budget(nfe=20 * FEWEST - 1), named())) == "random"
+    assert chosen(search(AUTO, Counting(steps=20), Budget(nfe=20 * FEWEST), named())) == "pruned"
 
 
 def test_a_sampler_that_cannot_pause_exactly_runs_whole_trajectories() -> None:
     sampler = Counting(steps=20)
     sampler.exact_pauses = False
-    assert chosen(search(AUTO, sampler, Budget(nfe=240))) == "random"
+    assert chosen(search(AUTO, sampler, Budget(nfe=240), named())) == "random"
 
 
 def test_a_verifier_that_compares_with_early_images_gets_whole_trajectories() -> None:
     class Watches:
-        name, early = "watches", (0.4,)
+        name, early = "ImageReward", (0.4,)
 
         def score(self, images: Any, prompt: str, early: Any = None) -> Any:
             return images.mean(dim=(1, 2, 3)) if early else torch.full([len(images)], float("nan"))
@@ -56,3 +63,28 @@ def test_a_verifier_that_compares_with_early_images_gets_whole_trajectories() ->
 def test_one_candidate_is_the_users_own_whatever_the_other_limits() -> None:
     report = search(AUTO, Counting(steps=20), Budget(nfe=240, candidates=1))
     assert report.settings["algorithm"] == {"name": "random"} and len(report.finished) == 1
+
+
+@pytest.mark.parametrize("family", ["FLUX.1-dev", "SDXL", ""])
+@pytest.mark.parametrize("name", sorted(RECORDED))
+def test_the_cuts_are_those_of_the_model_and_the_verifier_where_both_are_known(family: str, name: str) -> None:
+    sampler = Counting(steps=20)
+    sampler.family = family
+    made = search(AUTO, sampler, Budget(nfe=240), named(name)).settings["algorithm"]
+    assert made["name"] == "pruned" and made["curve"] == (f"{family}, {name}" if family else "cautious")
+    assert made["curve"] in CURVES
+
+
+def test_nothing_is_pruned_by_a_verifier_of_which_nobody_knows_how_early_it_sees() -> None:
+    report = search(AUTO, Counting(steps=20), Budget(nfe=240), named("CLIPScore"))
+    assert chosen(report) == "random" and "CLIPScore" in report.settings["algorithm"]["because"]
+
+
+@pytest.mark.parametrize("weight, expected", [(1.0, "random"), (0.0, "pruned")])
+def test_of_an_ensemble_all_members_that_count_must_be_known(weight: float, expected: str) -> None:
+    members = [named("ImageReward"), named("HPSv2"), named("CLIPScore")]
+    ensemble = VerifierEnsemble(members, weights=[1.0, 1.0, weight])
+    report = search(AUTO, Counting(steps=20), Budget(nfe=240), ensemble)
+    assert chosen(report) == expected
+    if expected == "pruned":
+        assert report.settings["algorithm"]["curve"] == "cautious"
