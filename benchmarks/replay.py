@@ -11,7 +11,8 @@ For every split the curve is measured on one half of the prompts and the search 
 the NFE that best-of-N needs for the same mean score, over the NFE that were spent; best-of-N is exact (the expected
 maximum over all subsets of the recorded seeds). Held out are the two other rewards of the pick, in within-prompt
 standard deviations, less those of best-of-N's pick. The second table charges every score of an x0 prediction with
-0.25 NFE for decoder and verifier.
+0.25 NFE for decoder and verifier. The third has the curve that `auto` uses on models that it does not know, "cautious":
+the least that was seen of any of these arrays, so it is no test of that curve, but of what caution costs.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import torch
 from torch import Tensor
 
 from ..search import Algorithm, Budget, Candidates, algorithm, run
-from ..search.curves import curve_of, measured_curve
+from ..search.curves import CURVES, curve_of, measured_curve
 from ..search.halving_plan import HalvingPlan, halving_plan
 from ..search.types import Meter, Row
 from .pass_rate import RESULTS
@@ -41,6 +42,8 @@ REWARDS = ("image_reward", "hps_v2", "pick_score")
 JUDGE_COST = 0.25
 #: Curves start here: before it nothing was seen of any reward.
 FIRST = 0.2
+#: A curve: (share of the steps done, visibility).
+Points = tuple[tuple[float, float], ...]
 
 
 class Played:
@@ -139,16 +142,16 @@ class Replay:
         assert report.best is not None and report.nfe <= budget
         return sampler.column(report.best.evaluation.recipe[0]["seed"])
 
-    def curve(self, reward: str, train: Sequence[int]) -> tuple[tuple[float, float], ...]:
+    def curve(self, reward: str, train: Sequence[int]) -> Points:
         """What the training prompts say of how early the best can be seen."""
         measured = measured_curve(torch.from_numpy(self.rewards[reward][list(train)]))
         return tuple((round(share, 4), round(seen, 2)) for share, seen in measured if share >= FIRST)
 
     def measure(
-        self, reward: str, budget: int, train: Sequence[int], judge_cost: float, test: Sequence[int]
+        self, reward: str, budget: int, seen: Points, judge_cost: float, test: Sequence[int]
     ) -> tuple[float, dict[str, float]]:
-        """Effective compute on the test prompts, and how the other rewards of the pick differ from best-of-N's."""
-        seen = self.curve(reward, train)
+        """Effective compute on the test prompts by a curve, and how the other rewards of the pick differ from
+        best-of-N's."""
         plan = halving_plan(curve_of(seen), self.steps, budget, judge_cost)
         self.settings.setdefault(plan, {"curve": seen, "judge_cost": judge_cost})
         picks = {p: [self.pick(reward, budget, plan, p, o) for o in range(len(self.orders[p]))] for p in test}
@@ -176,12 +179,14 @@ def halves(prompts: int, splits: int) -> list[tuple[list[int], list[int]]]:
     return made
 
 
-def row(replay: Replay, model: str, reward: str, splits: int, judge_cost: float) -> str:
-    """One line of the table: effective compute at every budget, and the largest held-out difference."""
+def row(replay: Replay, model: str, reward: str, splits: int, judge_cost: float, known: Points | None) -> str:
+    """One line of a table: effective compute at every budget, and the largest held-out difference. By a `known` curve,
+    or else by that of the other half of the prompts.
+    """
     cells, held_out = [], []
     for budget in BUDGETS:
         found = [
-            replay.measure(reward, budget, train, judge_cost, test)
+            replay.measure(reward, budget, known or replay.curve(reward, train), judge_cost, test)
             for train, test in halves(replay.prompts, splits)
         ]
         effective = [each for each, _ in found]
@@ -193,7 +198,7 @@ def row(replay: Replay, model: str, reward: str, splits: int, judge_cost: float)
 
 
 def main() -> None:
-    """Print both tables and write them."""
+    """Print the tables and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the .npz file with the recorded rewards")
     parser.add_argument("--splits", type=int, default=20)
@@ -203,8 +208,9 @@ def main() -> None:
     with np.load(options.data) as file:
         data = {name: file[name] for name in file.files}
     lines = []
-    for judge_cost in (0.0, JUDGE_COST):
+    for judge_cost, known in ((0.0, None), (JUDGE_COST, None), (0.0, CURVES["cautious"])):
         charged = f", every x0 prediction's score charged {judge_cost:g} NFE" if judge_cost else ""
+        charged += ", by the cautious curve" if known else ""
         lines += [
             f"Pruned best-of-N, effective compute over best-of-N{charged} (mean ± sd of {options.splits} splits):", "",
             f"| model | verifier | {' | '.join(f'{b} NFE' for b in BUDGETS)} | least held-out difference, sd |",
@@ -213,7 +219,7 @@ def main() -> None:
         for model in ("flux", "sdxl"):
             replay = Replay(data, model, options.orders)
             for reward in REWARDS:
-                lines.append(row(replay, model, reward, options.splits, judge_cost))
+                lines.append(row(replay, model, reward, options.splits, judge_cost, known))
                 print(lines[-1], flush=True)
         lines.append("")
     text = "\n".join(lines)
