@@ -23,18 +23,18 @@ TRANSITIONS = (*FRESH, "glass")
 def smc(
     space: Space,
     plan: Plan,
-    particles: int = 0,
-    potential: str = "current",
-    temperature: float = 10.0,
+    particles: int = 4,
+    potential: str = "diff",
+    temperature: float = 100.0,
     increase: bool = True,
     raw: bool = False,
-    resampling: str = "top",
+    resampling: str = "ssp",
     survivors: float = 0.4,
-    ess: float = 1.0,
-    start: float = 0.3,
+    ess: float = 0.5,
+    start: float = 0.2,
     end: float = 0.95,
-    every: float = 0.15,
-    transition: str = "ancestral",
+    every: float = 0.0,
+    transition: str = "ddim",
     eta: float = 1.0,
     rho: float = 0.4,
     inner: int = 1,
@@ -173,17 +173,18 @@ def rounds(plan: Plan, particles: int) -> Iterator[int]:
 PRESETS: dict[str, dict[str, Any]] = {
     "tuned": {},
     "guided": {
-        "particles": 4, "potential": "diff", "resampling": "ssp", "ess": 0.5, "start": 0.5, "guidance": 0.3,
+        "particles": 4, "potential": "diff", "temperature": 10.0, "resampling": "ssp", "ess": 0.5, "start": 0.5,
+        "every": 0.15, "transition": "ancestral", "guidance": 0.3,
     },
     # arXiv 2501.06848, launch script: lambda 10, DDIM with eta 1, resampling at 20, 40, 60 and 80 % of the steps
     "FK": {
         "particles": 4, "potential": "max", "temperature": 10.0, "increase": False, "raw": True,
-        "resampling": "multinomial", "start": 0.2, "end": 0.85, "every": 0.2, "transition": "ddim",
+        "resampling": "multinomial", "ess": 1.0, "start": 0.2, "end": 0.85, "every": 0.2, "transition": "ddim",
     },
     # arXiv 2505.23614: FK with increasing temperature and SSP resampling
     "BFS": {
         "particles": 4, "potential": "max", "temperature": 10.0, "increase": True, "raw": True,
-        "resampling": "ssp", "start": 0.2, "end": 0.85, "every": 0.2, "transition": "ddim",
+        "resampling": "ssp", "ess": 1.0, "start": 0.2, "end": 0.85, "every": 0.2, "transition": "ddim",
     },
     # arXiv 2501.05803 without its gradient: every step, when ESS < K / 2; lambda 1 / 0.005 as for aesthetic scores
     "DAS": {
@@ -192,12 +193,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # arXiv 2408.08252: of M = 20 next states the one with the best x0 prediction, at every step
     "SVDD": {
-        "particles": 20, "potential": "current", "raw": True, "increase": False, "resampling": "top",
-        "survivors": 0.0, "start": 0.0, "end": 0.95, "every": 0.0, "transition": "ddim",
+        "particles": 20, "potential": "current", "temperature": 10.0, "raw": True, "increase": False,
+        "resampling": "top", "survivors": 0.0, "ess": 1.0, "start": 0.0, "end": 0.95, "every": 0.0,
+        "transition": "ddim",
     },
     # arXiv 2502.11420, on the current state: at every step the best A of A * K go on, here 2 of 4
     "TreeG": {
-        "particles": 4, "potential": "current", "raw": True, "increase": False, "resampling": "top",
-        "survivors": 0.5, "start": 0.0, "end": 0.95, "every": 0.0, "transition": "ddim",
+        "particles": 4, "potential": "current", "temperature": 10.0, "raw": True, "increase": False,
+        "resampling": "top", "survivors": 0.5, "ess": 1.0, "start": 0.0, "end": 0.95, "every": 0.0,
+        "transition": "ddim",
     },
 }  # fmt: skip

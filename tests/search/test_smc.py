@@ -14,7 +14,10 @@ from pack.tests.search.worlds import Counting, RankMean, Recorded, Scorer, colum
 
 NAN = float("nan")
 KINDS = pytest.mark.parametrize("flow", [True, False], ids=["flow", "eps"])
-PLAIN = {"particles": 4, "potential": "max", "resampling": "systematic", "start": 0.2, "end": 0.8, "every": 0.2}
+PLAIN = {
+    "particles": 4, "potential": "max", "temperature": 10.0, "resampling": "systematic", "ess": 1.0, "start": 0.2,
+    "end": 0.8, "every": 0.2, "transition": "ancestral",
+}  # fmt: skip
 
 
 def plan_of(steps: int, nfe: int = 0) -> Plan:
@@ -43,7 +46,7 @@ def judgements(report: SearchReport) -> list[list[int]]:
 def test_a_round_costs_what_its_particles_cost_alone(flow: bool, transition: str, inner: int) -> None:
     """Own steps, GLASS's inner ones included, take the place of the sampler's: K particles cost K images."""
     sampler = Counting(flow, steps=12)
-    chosen = algorithm("smc", **{**PLAIN, "particles": 3}, transition=transition, inner=inner)
+    chosen = algorithm("smc", **{**PLAIN, "particles": 3, "transition": transition}, inner=inner)
     report = search(chosen, sampler, Budget(candidates=1 + 3 + 3))
     assert report.nfe == sampler.rows == 12 * 7
     assert len(report.finished) == 7
@@ -193,7 +196,7 @@ def test_no_temperature_is_plain_ancestral_sampling() -> None:
 def test_the_scale_of_a_verifier_changes_nothing_unless_scores_are_raw(potential: str) -> None:
     def found(factor: float, raw: bool) -> list[object]:
         verifier = Scorer("first", lambda clean: factor * clean[:, 0] + 8 * (factor - 1))
-        chosen = algorithm("smc", **{**PLAIN, "potential": potential}, raw=raw, temperature=2.0)
+        chosen = algorithm("smc", **{**PLAIN, "potential": potential, "raw": raw, "temperature": 2.0})
         return [e.recipe for e in search(chosen, Counting(steps=10), Budget(nfe=210), verifier).evaluations]
 
     assert found(1.0, False) == found(1024.0, False)
@@ -202,7 +205,7 @@ def test_the_scale_of_a_verifier_changes_nothing_unless_scores_are_raw(potential
 
 def test_resampling_waits_for_the_effective_size() -> None:
     def branches(ess: float) -> int:
-        chosen = algorithm("smc", **{**PLAIN, "particles": 8, "every": 0.0}, temperature=3.0, ess=ess)
+        chosen = algorithm("smc", **{**PLAIN, "particles": 8, "every": 0.0, "temperature": 3.0, "ess": ess})
         report = search(chosen, Counting(steps=10), Budget(nfe=410))
         return sum(len(e.recipe) - 2 for e in report.finished if len(e.recipe) > 1)
 
@@ -281,7 +284,8 @@ def test_guided_particles_are_judged_at_every_random_step_and_cost_no_more(flow:
 def test_guidance_lifts_the_scores_of_all_particles(flow: bool, transition: str) -> None:
     def mean(guidance: float) -> float:
         sampler = Counting(flow, steps=12, means=torch.zeros(1, 12), spread=1.0)
-        chosen = algorithm("smc", **{**PLAIN, "temperature": 0.0}, transition=transition, guidance=guidance)
+        settings = {**PLAIN, "temperature": 0.0, "transition": transition, "guidance": guidance}
+        chosen = algorithm("smc", **settings)
         found = [e.score for e in search(chosen, sampler, Budget(candidates=41)).finished[1:]]
         return sum(found) / len(found)
 
