@@ -71,7 +71,7 @@ def test_guided_images_score_more_at_the_same_nfe(
     assert plain.nfe == guided.nfe == 90
     assert guided.finished[0].score == pytest.approx(plain.finished[0].score, abs=1e-5)
     lifted, before = (statistics.fmean(e.score for e in r.finished[1:]) for r in (guided, plain))
-    assert lifted > before + 0.1
+    assert lifted > before + 0.05
 
 
 def test_the_model_the_vae_and_the_verifier_are_as_before(clip_score: ManagedVerifier) -> None:

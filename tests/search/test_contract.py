@@ -30,7 +30,7 @@ EVERY = pytest.mark.parametrize(
 )
 NAMES = pytest.mark.parametrize("name", list(ALGORITHMS))
 #: The rows of the largest request, where they are fewer than 8; gradients are taken one at a time.
-AT_ONCE = {"zero_order": 4, "depth_first": 4, "gradient": 1, "guided": 4}
+AT_ONCE = {"zero_order": 4, "smc": 4, "depth_first": 4, "gradient": 1, "guided": 4}
 #: The requests that may lie between two that finish images: rollover draws its children one after the other, and the
 #: particles of depth_first turn back at different times.
 UNFINISHED = {"rollover": 40, "depth_first": 60}
