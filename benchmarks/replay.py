@@ -209,10 +209,10 @@ def main() -> None:
         data = {name: file[name] for name in file.files}
     lines = []
     for judge_cost, known in ((0.0, None), (JUDGE_COST, None), (0.0, CURVES["cautious"])):
-        charged = f", every x0 prediction's score charged {judge_cost:g} NFE" if judge_cost else ""
-        charged += ", by the cautious curve" if known else ""
+        how = f", every x0 prediction's score charged {judge_cost:g} NFE" if judge_cost else ""
+        how += ", by the cautious curve" if known else ""
         lines += [
-            f"Pruned best-of-N, effective compute over best-of-N{charged} (mean ± sd of {options.splits} splits):", "",
+            f"Pruned best-of-N, effective compute over best-of-N{how} (mean ± sd of {options.splits} splits):", "",
             f"| model | verifier | {' | '.join(f'{b} NFE' for b in BUDGETS)} | least held-out difference, sd |",
             f"|---|---|{'---|' * len(BUDGETS)}---|",
         ]  # fmt: skip

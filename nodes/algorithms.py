@@ -302,9 +302,8 @@ class ParticleSearch(io.ComfyNode):
             [
                 io.DynamicCombo.Input(
                     "preset", options=[*options, io.DynamicCombo.Option("custom", cls._widgets())],
-                    tooltip="tuned: this pack's own settings. guided: the same with the gradient of the score, for "
-                    "verifiers that have one. FK, BFS, DAS, SVDD, TreeG: those of the papers, on raw scores. custom: "
-                    "your own.",
+                    tooltip="tuned: this pack's own settings. guided: its own for verifiers with a gradient. FK, BFS, "
+                    "DAS, SVDD, TreeG: those of the papers, on raw scores. custom: your own.",
                 ),
             ],
         )  # fmt: skip

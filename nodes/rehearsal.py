@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.samplers
@@ -55,9 +55,7 @@ class Rehearsal:
             out: torch.Tensor = self.sampler.sample(model, self.schedule.double(), args, None, x, 0 * x, None, True)
             return out
 
-        probe = copy.copy(self.guider)
-        probe.inner_model = _ScalarModel(self.model_sampling)
-        model = SuspendedModel(probe, answer)
+        model = self._answering(answer)
         with torch.random.fork_rng(devices=[]), differentiable():
             x, step = torch.full([1, 1, 1, 1], 0.5, dtype=torch.float64, requires_grad=True), 1e-5
             try:
@@ -87,6 +85,10 @@ class Rehearsal:
                 function(_ScalarArgs(call, out))
             return out
 
+        return self._answering(answer)
+
+    def _answering(self, answer: Callable[[Call], torch.Tensor]) -> SuspendedModel:
+        """What a sampler takes for the guided model, and gets such answers from."""
         probe = copy.copy(self.guider)
         probe.inner_model = _ScalarModel(self.model_sampling)
         return SuspendedModel(probe, answer)

@@ -35,8 +35,8 @@ def choose(plan: Plan) -> tuple[Algorithm, str]:
             f"how early {' and '.join(unknown)} can tell the best is not known: Measure Curve finds out, for Search: "
             "Pruned"
         )
-    curve = f"{plan.family}, {' and '.join(plan.verifiers)}"
-    curve = curve if curve in CURVES else "cautious"
+    known = [f"{plan.family}, {name}" for name in plan.verifiers]  # several verifiers have no curve together
+    curve = known[0] if len(known) == 1 and known[0] in CURVES else "cautious"
     pruned = Algorithm("pruned", pruned_search, {"curve": curve}, acts_midway=True)
     return pruned, "model calls or seconds are limited, and candidates can be judged on the way"
 

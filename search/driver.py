@@ -251,10 +251,7 @@ class Driver:
 
     def is_candidate(self, row: Row) -> bool:
         """Whether a row was finished and recorded before the search stopped."""
-        if row.id is None:
-            return False
-        evaluation = self.report.evaluations[row.id]
-        return evaluation.candidate is not None and not evaluation.after_stop
+        return row.id is not None and self.report.evaluations[row.id].takes_part
 
     def as_it_stands(self, row: Row) -> Row:
         """A recorded row with its score as of now: ranks change as the pool grows."""

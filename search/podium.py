@@ -31,6 +31,7 @@ class Podium:
         self.since_best = 0
 
     def __len__(self) -> int:
+        """How many candidates took part so far."""
         return len(self.pool)
 
     def scored(self, evaluation: Evaluation) -> Evaluation:
@@ -39,13 +40,13 @@ class Podium:
         """
         pool = [*self.pool, evaluation.parts] if self.pooled else [evaluation.parts]
         scores = judging.combine(self.verifier, pool)
-        if self.pooled and _enters(evaluation):
+        if self.pooled and evaluation.takes_part:
             self._rescore(scores[:-1])
         return replace(evaluation, score=scores[-1])
 
     def enter(self, evaluation: Evaluation, row: Row, images: Tensor) -> bool:
         """Take in a scored candidate; whether it leads now. Nothing else may enter."""
-        if not _enters(evaluation):
+        if not evaluation.takes_part:
             return False
         self.pool.append(evaluation.parts)
         self.pool_ids.append(evaluation.id)
@@ -88,11 +89,6 @@ class Podium:
             rescored = self.evaluations[id] = replace(self.evaluations[id], score=score)
             if id in self.kept:
                 self.kept[id] = replace(self.kept[id], evaluation=rescored)
-
-
-def _enters(evaluation: Evaluation) -> bool:
-    """Whether it is of a finished candidate that came before the search had to stop."""
-    return evaluation.candidate is not None and not evaluation.after_stop
 
 
 def _waiting(kept: Kept) -> Kept:

@@ -48,9 +48,14 @@ class Evaluation:
         return "vetoed" if self.score == VETOED else "not judged"
 
     @property
+    def takes_part(self) -> bool:
+        """Whether this is a finished candidate from before the stop."""
+        return self.candidate is not None and not self.after_stop
+
+    @property
     def can_win(self) -> bool:
         """Whether this is a finished, judged candidate from before the stop."""
-        return self.candidate is not None and math.isfinite(self.score) and not self.after_stop
+        return self.takes_part and math.isfinite(self.score)
 
     def record(self) -> dict[str, Any]:
         """JSON-ready columns: numbers that are not finite become null."""

@@ -105,7 +105,7 @@ def smc(
             rows = [parted(row, seed) for row, seed in zip(rows, seeds, strict=True)]
             seeds = [None] * count
             moved = yield from transit(rows, plan, plan.sigmas[there], transition, eta, rho, there - here)
-            rows = uphill(rows, moved, plan, guidance)
+            rows = uphill(rows, moved, plan, guidance) if guidance > 0 else moved
         yield from finish(best_rows(rows, count))
 
 
