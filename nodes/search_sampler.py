@@ -59,8 +59,8 @@ def search_inputs() -> list[io.Input]:
                                       "or seconds are the limit, the sampler can pause and early scores of the "
                                       "verifier are known to tell something, else random search."),
         sockets.Verifier.Input("held_out", optional=True,
-                               tooltip="A verifier that is scored and reported, never optimised: it shows whether the "
-                               "search pleases only its own judge."),
+                               tooltip="A verifier that scores the finished images for the report and is never "
+                               "optimised: it shows whether the search pleases only its own judge."),
         io.Float.Input("distinct", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
                        tooltip="Of the top k, none is as like a better one as this cosine: lower = more different. "
                        "1 = off. Where fewer are distinct, fewer are returned."),

@@ -526,7 +526,7 @@ class Driver:
         while start < len(rows):
             batch = shown[start : start + 1] if failure else shown[start:]
             with Captured(VerifierFailed) as captured:
-                answers = self.fitting("verifier", batch, self.ask)
+                answers = self.fitting("verifier", batch, lambda some: self.ask(some, finished))
             if captured.error is None:
                 yield from answers
                 start += len(answers)
@@ -541,13 +541,18 @@ class Driver:
         if failure:
             raise SearchError(f"{failure} (on {len(rows)} candidates at once, on none alone)") from failure.__cause__
 
-    def ask(self, shown: Sequence[tuple[Tensor, dict[float, Tensor]]]) -> list[tuple[judging.Parts, judging.Parts]]:
-        """Every verifier on the images of several candidates at once; a candidate's score is the mean of its images."""
+    def ask(
+        self, shown: Sequence[tuple[Tensor, dict[float, Tensor]]], finished: bool
+    ) -> list[tuple[judging.Parts, judging.Parts]]:
+        """Every verifier on the images of several candidates at once; a candidate's score is the mean of its images.
+
+        The held-out one is spared what is not finished: nothing is made of what it would say there.
+        """
         flat = [_flat(images) for images, _ in shown]
         counts, together = [len(each) for each in flat], torch.cat(flat)
         early = {time: torch.cat([_flat(images[time]) for _, images in shown]) for time in shown[0][1]}
         answers = []
-        for verifier in (self.verifier, self.held_out):
+        for verifier in (self.verifier, self.held_out if finished else None):
             parts = iter(judging.ask(verifier, together, self.prompt, early) if verifier else [{}] * len(together))
             answers.append([judging.mean(list(islice(parts, count))) for count in counts])
         return list(zip(*answers, strict=True))

@@ -31,7 +31,7 @@ class Evaluation:
     sigma: float
     score: float  # bigger is better; NaN = could not be judged, -inf = vetoed; neither ever wins
     parts: dict[str, float]  # what every verifier said
-    held_out: dict[str, float]  # scored and reported, never optimised
+    held_out: dict[str, float]  # of finished images: scored and reported, never optimised
     nfe: int  # rows that entered the denoiser up to and with this one
     model_rows: int  # rows that entered the network itself
     seconds: float  # since the first denoiser call

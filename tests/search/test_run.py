@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -214,14 +215,16 @@ def test_a_pooled_score_that_needs_company_does_not_shut_out_the_first_candidate
 
 
 @NAMES
-def test_a_held_out_verifier_is_scored_and_changes_nothing(name: str) -> None:
+def test_a_held_out_verifier_sees_what_is_finished_and_changes_nothing(name: str) -> None:
     held = second()
     plain = search(name, Counting(), Budget(nfe=300), top_k=3)
     report = search(name, Counting(), Budget(nfe=300), held_out=held, top_k=3)
     assert columns(report.evaluations, drop=["held_out"]) == columns(plain.evaluations, drop=["held_out"])
     assert [k.evaluation.id for k in report.top] == [k.evaluation.id for k in plain.top]
-    assert all(e.held_out["second"] == e.held_out["second"] and "second" not in e.parts for e in report.evaluations)
-    assert all(e.held_out == {} for e in plain.evaluations)
+    assert held.images == len(report.finished)
+    assert all(math.isfinite(e.held_out["second"]) for e in report.finished)
+    assert all(e.held_out == {} for e in report.evaluations if e.candidate is None)
+    assert all(e.held_out == {} and "second" not in e.parts for e in plain.evaluations)
     [kept] = [k for k in report.top if k is report.best]
     assert kept.evaluation.held_out["second"] == pytest.approx(float(second().score(kept.images, "")[0]), abs=1e-12)
 
