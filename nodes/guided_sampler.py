@@ -411,7 +411,8 @@ class GuidedSampler:
         x = call.x.detach().requires_grad_()
         try:
             # allow_mutation: Flux and others write into what autograd has saved
-            with unfused(), allow_mutation_on_saved_tensors(), kept_weights(guider.model_patcher):
+            patcher = guider.model_patcher
+            with unfused(patcher.model), allow_mutation_on_saved_tensors(), kept_weights(patcher):
                 [answer] = self.forward(guider, [Call(x, call.sigma.detach(), call.model_options, call.seed)])
                 self.meter.backward(x.shape[0])
                 if answer.requires_grad:
@@ -420,8 +421,8 @@ class GuidedSampler:
         except RuntimeError as raised:  # autograd's complaints; memory that runs out is known by the cause
             error = raised
         raise SearchError(
-            f"model: no gradient passes through it ({_first_line(error)}); gradient search needs weights that are not "
-            "quantised and attention with a gradient: load another version of the model, or choose another algorithm"
+            f"model: no gradient passes through it ({_first_line(error)}); gradient search needs weights and "
+            "attention with a gradient: load another version of the model, or choose another algorithm"
         ) from error
 
     # jobs: what one row does while it is suspended

@@ -64,14 +64,22 @@ class TracedInpaint(comfy.samplers.KSamplerX0Inpaint):
 
 
 @contextmanager
-def unfused() -> Iterator[None]:
-    """In here the host leaves out what it has faster and without a gradient."""
-    before = getattr(comfy.model_management, "in_training", False)
+def unfused(model: torch.nn.Module) -> Iterator[None]:
+    """In here the host leaves out what it has faster and without a gradient, and multiplies with weights that are
+    quantised as if they were not: what it has for their gradient takes none that were loaded in inference mode.
+    """
+    layers = [layer for layer in model.modules() if hasattr(layer, "comfy_cast_weights")]
+    before = [getattr(layer, "comfy_force_cast_weights", False) for layer in layers]
+    trained = getattr(comfy.model_management, "in_training", False)
     comfy.model_management.in_training = True
+    for layer in layers:
+        layer.comfy_force_cast_weights = True
     try:
         yield
     finally:
-        comfy.model_management.in_training = before
+        comfy.model_management.in_training = trained
+        for layer, was in zip(layers, before, strict=True):
+            layer.comfy_force_cast_weights = was
 
 
 @contextmanager

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import comfy.model_management
 import comfy.samplers
+import comfy.sd
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
+from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 
 from pack import search
 from pack.demo import paths
@@ -144,6 +147,55 @@ def test_masks_batches_videos_and_other_architectures_pass_it_too() -> None:
             assert differs(port, Weighted(), slope, 0.02) < 0.02
             if latent is masked:  # noise of the kept half is only seen by the other half, on the way
                 assert 0 < slope[..., 4:, :].norm() < 0.01 * slope.norm()
+
+
+def parallel(one: torch.Tensor, other: torch.Tensor) -> float:
+    """The cosine between two tensors."""
+    return float(torch.nn.functional.cosine_similarity(one.flatten().double(), other.flatten().double(), dim=0))
+
+
+def test_weights_stored_in_eight_bits_pass_the_gradient_of_their_values() -> None:
+    rounded = {name: w.to(torch.float8_e4m3fn).float() for name, w in tiny.sd3_weights().items()}
+    with torch.inference_mode():
+        small = comfy.sd.load_diffusion_model_state_dict(
+            tiny.sd3_weights(), model_options={"dtype": torch.float8_e4m3fn}
+        )
+        assert {p.dtype for p in small.model.diffusion_model.parameters()} >= {torch.float8_e4m3fn}
+        slopes = [
+            gradient(port, Weighted(), start(port))[1]
+            for port in (port_of(small), port_of(comfy.sd.load_diffusion_model_state_dict(rounded)))
+        ]
+    assert torch.equal(*slopes)
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("kind", [kind for kind in QUANT_ALGOS if kind != "convrot_w4a4"])  # it wants 256 columns
+def test_quantised_weights_pass_the_gradient_of_their_values(
+    kind: str, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if native:  # as on a GPU that multiplies them as they are; a CPU can do it with these only
+        if not kind.startswith("float8"):
+            pytest.skip(f"a CPU cannot multiply {kind}")
+        monkeypatch.setattr(comfy.model_management, "supports_fp8_compute", lambda device=None: True)
+    layout, whole, packed = QUANT_ALGOS[kind]["comfy_tensor_layout"], {}, {}
+    for name, weight in tiny.sd3_weights().items():
+        if name.endswith(("qkv.weight", "mlp.fc1.weight")):
+            quantised = QuantizedTensor.from_float(weight, layout)
+            whole[name] = quantised.dequantize()
+            packed |= quantised.state_dict(name)
+            marked = json.dumps({"format": kind}).encode()
+            packed[name.removesuffix("weight") + "comfy_quant"] = torch.tensor(list(marked), dtype=torch.uint8)
+        else:
+            whole[name] = packed[name] = weight
+    with torch.inference_mode():
+        model = comfy.sd.load_diffusion_model_state_dict(packed)
+        assert any(isinstance(p, QuantizedTensor) for p in model.model.parameters())
+        port, plain = port_of(model), port_of(comfy.sd.load_diffusion_model_state_dict(whole))
+        images, slope = gradient(port, Weighted(), start(port))
+        assert torch.equal(images, rendered(port, start(port))[1])  # what is scored is made as ever
+        expected = gradient(plain, Weighted(), start(plain))[1]
+    assert parallel(slope, expected) > (0.99 if native else 0.9999)
+    assert float(slope.norm() / expected.norm()) == pytest.approx(1, abs=0.05 if native else 0.001)
 
 
 @pytest.mark.skipif(not tiny.HAS_MINIMAX, reason="this ComfyUI does not know MiniMax H3")

@@ -43,20 +43,29 @@ def random_weights(shapes: dict[str, torch.Size], seed: int = 0, scale: float = 
 
 def sd3(seed: int = 0) -> Any:
     """A one-block SD3 (flow) as a MODEL."""
+    return comfy.sd.load_diffusion_model_state_dict(sd3_weights(seed))
+
+
+def sd3_weights(seed: int = 0) -> dict[str, torch.Tensor]:
+    """The weights of that model, under the names that ComfyUI knows it by."""
     with torch.device("meta"):
         module = mmdit.OpenAISignatureMMDITWrapper(
             in_channels=CHANNELS, patch_size=2, out_channels=CHANNELS, depth=1, adm_in_channels=POOLED,
             context_embedder_config={"target": "torch.nn.Linear", "params": {"in_features": WIDTH, "out_features": 64}},
             num_patches=256, pos_embed_max_size=16, operations=comfy.ops.manual_cast, dtype=torch.float32,
         )  # fmt: skip
-    return loaded(module, seed)
+    return weights_of(module, seed)
+
+
+def weights_of(module: torch.nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random weights for a network's architecture."""
+    return random_weights({name: tensor.shape for name, tensor in module.state_dict().items()}, seed)
 
 
 def loaded(module: torch.nn.Module, seed: int = 0, config: dict[str, Any] | None = None) -> Any:
     """A MODEL of a network's architecture, through ComfyUI's own detection and loader."""
-    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     metadata = {"config": json.dumps({"transformer": config})} if config else None
-    return comfy.sd.load_diffusion_model_state_dict(random_weights(shapes, seed), metadata=metadata)
+    return comfy.sd.load_diffusion_model_state_dict(weights_of(module, seed), metadata=metadata)
 
 
 def flux(seed: int = 0) -> Any:
