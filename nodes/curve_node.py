@@ -46,10 +46,11 @@ class MeasureCurve(io.ComfyNode):
                              "0 = what fits by ComfyUI's estimate."),
                 io.String.Input("earlier", default="", optional=True,
                                 tooltip="What another Measure Curve gave, for another prompt: both are put together."),
+                shared["preview_vae"],
             ],
             outputs=[
                 io.String.Output(display_name="measured_curve", tooltip="For Search: Pruned. Keep the text to use it "
-                                 "again: it holds for this model, verifier, sampler and steps."),
+                                 "again: it holds for this model, verifier, sampler, steps and preview_vae."),
                 io.String.Output(display_name="table", tooltip="The same for people."),
                 io.Latent.Output(display_name="latent", tooltip="The best candidate."),
                 io.Image.Output(display_name="image", tooltip="The best candidate."),
@@ -67,7 +68,8 @@ class MeasureCurve(io.ComfyNode):
     @classmethod
     def execute(
         cls, latent_image: Any = None, vae: Any = None, verifier: Any = None, max_candidates: int = 16,
-        looks: int = 8, batch_size: int = 4, earlier: str = "", prompt: str = "", seed: int = 0, **settings: Any,
+        looks: int = 8, batch_size: int = 4, earlier: str = "", prompt: str = "", seed: int = 0,
+        preview_vae: Any = None, **settings: Any,
     ) -> io.NodeOutput:  # fmt: skip
         sockets.check_verifier("verifier", verifier)
         before = Measured.from_json(earlier) if earlier.strip() else None
@@ -78,7 +80,7 @@ class MeasureCurve(io.ComfyNode):
             before.check(watching.name, watching.shares)
         out = search_as_ksampler(
             cls, seed=seed, latent_image=latent_image, vae=vae, verifier=watching, prompt=prompt,
-            max_candidates=max_candidates, batch_size=batch_size, top_k=1, **settings,
+            max_candidates=max_candidates, batch_size=batch_size, top_k=1, preview_vae=preview_vae, **settings,
         )  # fmt: skip
         latent, image, _, _, _, report = out.args
         return io.NodeOutput(*_texts(watching, report, before), latent, image, report, ui=out.ui)

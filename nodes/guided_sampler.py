@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from types import MappingProxyType
@@ -27,6 +26,7 @@ from ..search.errors import SearchError
 from ..search.recipe import gaussian
 from ..search.resolution import averaged, smaller_noise
 from ..search.types import Meter, Row
+from .decoder import Decoder
 from .gathering import Gathered, Inputs, PulledBack, split
 from .guider_axes import asked_as, axes_of
 from .lockstep import Call, merged_options
@@ -46,18 +46,27 @@ class GuidedSampler:
     """Moves candidates with a user's own guider and sampler; leaves both as they were.
 
     A row's `x` is the sampler's state in model space on its way, and the latent that stock would output once it is
-    at the last sigma. `notes` collects what the report should say. Raises SearchError for inputs that cannot be
-    sampled, before any sampling.
+    at the last sigma. What is not finished (x0 predictions on the way, scouts) is decoded by `preview_vae`, if there is
+    one. `notes` collects what the report should say. Raises SearchError for inputs that cannot be sampled, before any
+    sampling.
     """
 
     def __init__(
-        self, guider: Any, sampler: Any, sigmas: torch.Tensor, latent: dict[str, Any], vae: Any, given: Any = None
+        self,
+        guider: Any,
+        sampler: Any,
+        sigmas: torch.Tensor,
+        latent: dict[str, Any],
+        vae: Any,
+        given: Any = None,
+        preview_vae: Any = None,
     ) -> None:
-        self.sampler, self.vae = sampler, vae
+        self.sampler, self.decoder = sampler, Decoder("vae", vae)
+        self.preview = self.decoder if preview_vae is None else Decoder("preview_vae", preview_vae)
         self.given = given  # the NOISE that recipes with a "given" operation start from
         self.schedule = sigmas.detach().cpu()
         self.sigmas: tuple[float, ...] = tuple(self.schedule.tolist())
-        self.notes: list[str] = []
+        self.notes = [] if preview_vae is None else ["what was not finished was decoded by preview_vae"]
         self.meter: Meter | None = None
         self._count = threading.Lock()  # with several GPUs the model is entered from several threads
         self.guider = copy.copy(guider)
@@ -92,8 +101,8 @@ class GuidedSampler:
             raise SearchError(
                 "model: its sampling starts from an image and adds no noise, so there is nothing to search"
             )
-        if getattr(self.vae, "latent_channels", parts[0].shape[1]) != parts[0].shape[1]:
-            self._pictures(torch.zeros_like(parts[0]))  # better to fail now than after the first candidate
+        self.decoder.check(parts[0])
+        self.preview.check(parts[0])
 
     # noise
 
@@ -159,30 +168,9 @@ class GuidedSampler:
     def decode(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         """See search.types.Sampler."""
         latents = torch.cat([self.visible_latent(row) for row in rows])
-        with kept_weights(getattr(self.vae, "patcher", None)) if latents.requires_grad else nullcontext():
-            images = self._pictures(latents)
-        if latents.requires_grad and not images.requires_grad:
-            raise SearchError(
-                "vae: no gradient passes through it (this kind has none, or memory ran short and it decoded in tiles), "
-                "and gradient search needs one: choose another algorithm, or a smaller latent"
-            )
-        return split(images, len(rows))
-
-    def _pictures(self, latents: torch.Tensor) -> torch.Tensor:
-        try:
-            images = self.vae.decode(latents)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise SearchError(
-                f"vae: it could not decode a latent of shape {tuple(latents.shape)} ({reason}); "
-                "wire the VAE that belongs to the model"
-            ) from error
-        if not isinstance(images, torch.Tensor) or images.shape[-1] < 3:
-            raise SearchError(
-                f"vae: got images of shape {tuple(images.shape)}; expected three colour channels: "
-                "wire the VAE that belongs to the model"
-            )
-        return images[..., :3].float().cpu()
+        finished = rows[0].sigma == self.sigmas[-1] and not rows[0].scout
+        decoder = self.decoder if finished else self.preview
+        return split(decoder.images(latents), len(rows))
 
     def visible_latent(self, row: Row) -> torch.Tensor:
         """The latent that a row's picture is decoded from: its end, or its clean estimate on the way."""

@@ -67,6 +67,10 @@ def search_inputs() -> list[io.Input]:
         sockets.Verifier.Input("distinct_by", optional=True,
                                tooltip="Whose features tell which images are alike: CLIPScore, Reference Similarity "
                                "(DINO) and others. Unwired = the verifier's, or else small thumbnails."),
+        io.Vae.Input("preview_vae", optional=True,
+                     tooltip="A small VAE of the same model family, such as TAESD, for images on the way and scouts, "
+                     "which only have to be ranked: cheaper looks, and far less memory for Search: Guided. Finished "
+                     "images always come from vae. Unwired = vae."),
     ]  # fmt: skip
 
 
@@ -236,6 +240,7 @@ def search_with(
     held_out: Any = None,
     distinct: float = 1.0,
     distinct_by: Any = None,
+    preview_vae: Any = None,
     part: str = "",
 ) -> io.NodeOutput:
     """Run the search that a node's widgets describe and make the node's output. `part`: of a node with several."""
@@ -249,7 +254,7 @@ def search_with(
     budget = search.Budget(max_candidates, max_nfe, max_seconds, target_score, patience)
     wired = candidates or wired
     algorithm = algorithm or search.AUTO
-    port = GuidedSampler(guider, sampler, sigmas, latent_image, vae, wired.given)
+    port = GuidedSampler(guider, sampler, sigmas, latent_image, vae, wired.given, preview_vae)
     if wired.given is not None and budget.candidates != 1 and not packed(wired.given.generate_noise(port.latent)).any():
         raise search.SearchError(
             "noise: got a NOISE that is zero everywhere (Disable Noise), so there is nothing to search; "

@@ -19,6 +19,7 @@ from .search_sampler import SearchSampler, search_as_ksampler, summary
 _SHARED = (
     "latent_image", "steps", "cfg", "sampler_name", "scheduler", "denoise", "vae", "verifier",
     "max_candidates", "max_nfe", "max_seconds", "target_score", "patience", "batch_size", "algorithm", "held_out",
+    "preview_vae",
 )  # fmt: skip
 _SEEDS = 1 << 64
 

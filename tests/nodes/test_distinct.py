@@ -131,7 +131,7 @@ def test_graphs_that_were_saved_before_keep_their_values_because_the_new_inputs_
     node: type[io.ComfyNode],
 ) -> None:
     inputs = node.define_schema().inputs
-    assert [each.id for each in inputs][-2:] == ["distinct", "distinct_by"]
-    assert all(each.optional for each in inputs[-2:])
+    assert [each.id for each in inputs][-3:] == ["distinct", "distinct_by", "preview_vae"]
+    assert all(each.optional for each in inputs[-3:])
     widgets = [each.id for each in inputs if isinstance(each, io.WidgetInput)]
     assert widgets[-2:] == ["top_k", "distinct"]
