@@ -68,20 +68,21 @@ def flops(work: Callable[[], Any]) -> int:
     return counted.get_total_flops()
 
 
-def kept(decode: Callable[[Any], Any], latent: Any) -> int:
+def kept(decoder: Any, latent: Any) -> int:
     """Bytes that autograd keeps of a decode for the gradient by its latent, without weights and attention matrices."""
     import torch
 
     seen: dict[int, Any] = {}
 
     def pack(tensor: Any) -> Any:
-        if not isinstance(tensor, torch.nn.Parameter) and tensor.shape[-1] != latent.shape[-1] * latent.shape[-2]:
+        if tensor.shape[-1] != latent.shape[-1] * latent.shape[-2]:
             seen[tensor.untyped_storage()._cdata] = tensor.untyped_storage()  # views share one
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        decode(latent.clone().requires_grad_())
-    return sum(storage.nbytes() for storage in seen.values())
+        decoder(latent.clone().requires_grad_())
+    weights = {weight.untyped_storage()._cdata for weight in decoder.parameters()}
+    return sum(storage.nbytes() for place, storage in seen.items() if place not in weights)
 
 
 def network(model: Model) -> Callable[[], Any]:
@@ -101,7 +102,7 @@ def network(model: Model) -> Callable[[], Any]:
     return lambda: unet(x, timesteps=time, context=context, y=vector if model.vector else None)
 
 
-def decoders(channels: int) -> dict[str, Callable[[Any], Any]]:
+def decoders(channels: int) -> dict[str, Any]:
     """The decoders of latents with so many channels."""
     import comfy.ldm.modules.diffusionmodules.model as vae
     from comfy.taesd.taesd import TAESD
@@ -145,7 +146,7 @@ def main() -> None:
             with torch.no_grad():
                 nfe = model.calls * flops(network(model))
             for name, decoder in decoders(model.channels).items():
-                decoder.requires_grad_(False)  # type: ignore[attr-defined]
+                decoder.requires_grad_(False)
                 memory = kept(decoder, latent)
                 with torch.no_grad():
                     cost = flops(lambda decoder=decoder, latent=latent: decoder(latent))  # type: ignore[misc]
