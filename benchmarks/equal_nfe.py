@@ -22,6 +22,10 @@ of as many plain seeds. Seconds are processor seconds of one thread, so that oth
 runs without the channels that are zero in its file, which changes no bit of a picture and makes it 4 times as fast.
 "rest" is the search's loop, the exact judge, and whatever else an algorithm does.
 
+NFE leave out what looks on the way cost. "With looks charged" is the efficiency by cost instead: every picture, on the
+way or finished, of the method and of best-of-N, is charged the NFE that decoding and scoring it takes on real models
+(see bench look_cost), twice where its gradient is taken. Searches measured before looks were counted lend theirs.
+
 Raw results are appended to benchmarks/results/equal_nfe_FAMILY.jsonl prompt by prompt, so an interrupted run goes on
 where it was, and what is there already makes an honest table of fewer prompts. A result counts only for the settings
 and the model files it was made with. `--samplers euler euler_ancestral` runs the methods with both samplers.
@@ -47,7 +51,7 @@ from torch import Tensor
 
 from ..demo import paths, scenes, vae
 from ..demo.measure import frozen_prompts
-from ..search import ALGORITHMS, Budget, Candidates, SearchError, Watcher, algorithm, run
+from ..search import ALGORITHMS, GUIDED, Budget, Candidates, SearchError, Watcher, algorithm, run
 from ..search.report import Evaluation
 from ..search.smc import PRESETS
 from .hacking import header, in_processes, shown
@@ -66,6 +70,8 @@ BATCH = 16
 #: Distances between pictures grow quadratically in number.
 COMPARED = 64
 ROUNDS = 1000
+#: NFE of decoding and scoring one picture, from bench look_cost.
+LOOK_COSTS = {"FLUX.1-dev, TAESD": 0.01, "SDXL, TAESD": 0.07, "FLUX.1-dev": 0.15, "SDXL": 0.80}
 #: A bootstrap over fewer prompts would say too little of its own uncertainty.
 FEWEST = 10
 #: Prompts of demo/prompts.txt on which settings of algorithms were tuned: SMC's on the first, later ones on the others.
@@ -107,6 +113,11 @@ class Method:
         """All settings, defaults included."""
         known = list(inspect.signature(ALGORITHMS[self.algorithm]).parameters.values())[2:]
         return {setting.name: setting.default for setting in known} | dict(self.given)
+
+    @property
+    def guides(self) -> bool:
+        """Whether it takes the gradient of its looks."""
+        return self.algorithm in GUIDED or float(self.settings.get("guidance", 0)) > 0
 
     @cached_property
     def made_with(self) -> str:
@@ -264,7 +275,8 @@ class Worker:
         record = {
             "prompt": task.prompt, "method": task.method.name, "budget": task.budget, "nfe": report.nfe,
             "score": round(best.score, 4), "held_out": round(judged(best.held_out), 4),
-            "candidates": len(report.judged), "diversity": seen.diversity and round(seen.diversity, 3),
+            "candidates": len(report.judged), "looks": len(report.evaluations) - len(report.finished),
+            "diversity": seen.diversity and round(seen.diversity, 3),
             "seconds": [round(each, 3) for each in (*spent, whole - sum(spent))], "made_with": task.method.made_with,
         }  # fmt: skip
         if task.method.algorithm == YARDSTICK:
@@ -320,14 +332,34 @@ class Found:
         """The same by the place of their prompts, where best-of-N is there too."""
         return {self.place[prompt]: r for prompt, r in self.of(method, budget).items() if prompt in self.place}
 
-    def efficiency(self, method: Method, outcome: str, budgets: Sequence[int]) -> str:
-        """The factor of NFE that best-of-N needs at `budgets` for the same mean outcome; "-" where results lack."""
+    def efficiency(self, method: Method, outcome: str, budgets: Sequence[int], dearer: float = 1.0) -> str:
+        """The factor of NFE that best-of-N needs at `budgets` for the same mean outcome; "-" where results lack.
+
+        Less where the method's NFE are `dearer` than best-of-N's.
+        """
         found = [self.at(method, budget) for budget in budgets]
         places = [i for i in range(len(self.prompts)) if all(i in each for each in found)]
         if not places:
             return "-"
         values = np.array([[each[i][outcome] for i in places] for each in found], dtype=float)
-        return self._factor(values, self.curves[outcome], places, budgets)
+        return self._factor(values, self.curves[outcome], places, budgets, dearer)
+
+    def pictures(self, method: Method) -> float | None:
+        """Pictures that are decoded and scored for one NFE, those with a gradient twice; None where nobody counted."""
+        total = 0.0
+        for budget in BUDGETS:
+            counted = [r for r in self.at(method, budget).values() if "looks" in r]
+            if not counted:
+                return None
+            total += float(np.mean([r["candidates"] + (1 + method.guides) * r["looks"] for r in counted]))
+        return total / sum(BUDGETS)
+
+    def charged(self, method: Method, outcome: str, cost: float) -> str:
+        """Efficiency over all budgets when a picture costs that many NFE."""
+        pictures = self.pictures(method)
+        if pictures is None:
+            return "-"
+        return self.efficiency(method, outcome, BUDGETS, (1 + cost * pictures) / (1 + cost / STEPS))
 
     def of_sampler(self, number: int, outcome: str, budgets: Sequence[int]) -> str:
         """The same of best-of-N with one of the samplers."""
@@ -335,11 +367,19 @@ class Found:
         return self._factor(values, self.curves[outcome], range(len(self.prompts)), budgets)
 
     @staticmethod
-    def _factor(values: np.ndarray, curves: list[np.ndarray], places: Sequence[int], budgets: Sequence[int]) -> str:
+    def _factor(
+        values: np.ndarray,
+        curves: list[np.ndarray],
+        places: Sequence[int],
+        budgets: Sequence[int],
+        dearer: float = 1.0,
+    ) -> str:
         counts = [budget // STEPS for budget in budgets]
         weights = resamples(len(places), ROUNDS if len(places) >= FEWEST else 0)
         of_prompts = [curve[:, list(places)] for curve in curves]
-        return said(efficiency(values, of_prompts, counts, weights), *bounds(CANDIDATES, counts))
+        middle, low, high = efficiency(values, of_prompts, counts, weights)
+        least, most = bounds(CANDIDATES, counts)
+        return said((middle / dearer, low / dearer, high / dearer), least / dearer, most / dearer)
 
     def yardstick(self, outcome: str, budget: int, places: Sequence[int]) -> np.ndarray:
         """What best-of-N with the better sampler finds at a budget, [places]."""
@@ -376,6 +416,18 @@ def efficiencies(found: Found, outcome: str, title: str) -> Iterator[str]:
         yield f"| {name} | {' | '.join(found.of_sampler(number, outcome, budgets) for budgets in groups)} |"
     for method in found.methods:
         yield f"| {method.name} | {' | '.join(found.efficiency(method, outcome, budgets) for budgets in groups)} |"
+    yield ""
+
+
+def charges(found: Found, outcome: str, title: str) -> Iterator[str]:
+    """The table of efficiency by one outcome with looks charged as on real models."""
+    yield from (f"**With looks charged, {title}**: one factor for all budgets, by what a picture costs in NFE.", "")
+    yield from header("method", "pictures for 100 NFE", *(f"{name}: {cost:g}" for name, cost in LOOK_COSTS.items()))
+    for method in found.methods:
+        pictures = found.pictures(method)
+        if pictures is not None:
+            cells = [found.charged(method, outcome, cost) for cost in LOOK_COSTS.values()]
+            yield f"| {method.name} | {100 * pictures:.0f} | {' | '.join(cells)} |"
     yield ""
 
 
@@ -423,6 +475,8 @@ def text_of(family: str, found: Found) -> str:
         "",
         *efficiencies(found, "held_out", "Efficiency by the held-out score"),
         *efficiencies(found, "score", "Efficiency by the searched score"),
+        *charges(found, "held_out", "held-out score"),
+        *charges(found, "score", "searched score"),
         *(line for budget in BUDGETS for line in details(found, budget)),
     ]
     return "\n".join(lines)

@@ -124,6 +124,28 @@ def test_a_method_that_finds_what_twice_the_candidates_find_has_efficiency_two()
     assert all(panel.title == "zero_order" for panel in panels(found, "score", "y"))
 
 
+def test_looks_are_charged_to_who_takes_them_and_twice_where_they_take_a_gradient() -> None:
+    prompts = [f"prompt {i}" for i in range(12)]
+    pools = yardstick(prompts)
+    same = Found(pools, []).curves["score"][1]
+    looking, guided = Method("smc", "smc"), Method("guided", "guided")
+    made = [
+        record(method, prompt, budget, float(value), float(value), looks=budget // STEPS * 9)
+        for method in (looking, guided)
+        for budget in BUDGETS
+        for prompt, value in zip(prompts, same[budget // STEPS - 1], strict=True)
+    ]
+    found = Found([*pools, *made], [looking, guided, PLAIN])
+    assert found.pictures(looking) == pytest.approx(10 / STEPS) and found.pictures(guided) == pytest.approx(19 / STEPS)
+    assert found.pictures(PLAIN) is None and found.charged(PLAIN, "score", 1.0) == "-"
+    for method, pictures in ((looking, 10), (guided, 19)):
+        for cost in (0.0, 1.0, 20.0):
+            factor = float(found.charged(method, "score", cost).split()[0])
+            assert factor == pytest.approx((STEPS + cost) / (STEPS + cost * pictures), rel=0.02)
+    text = text_of("flow", found)
+    assert "| guided | 95 | " in text and "| smc | 50 | " in text
+
+
 def test_a_table_of_an_interrupted_run_compares_the_prompts_that_both_have() -> None:
     prompts = [f"prompt {i}" for i in range(5)]
     records = [record(PLAIN, prompt, 80, 1.0, 1.0) for prompt in (*prompts[:3], "one without best of n")]
