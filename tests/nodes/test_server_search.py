@@ -71,6 +71,21 @@ def test_the_same_prompt_is_cached_and_run_anew_it_makes_the_same_ledger(server:
     assert len(one) == 5 and without_clock(one) == without_clock(other)
 
 
+def test_a_search_through_the_same_vae_twice_is_the_search_through_it_once(server: HostServer) -> None:
+    ledgers = []
+    for wired in (False, True):
+        prompt = search_graph(seed=43, steps=8, max_candidates=0, max_nfe=96)
+        sampler = prompt[search_id(prompt)]["inputs"]
+        paths = {"paths": 3, "width": 2, "start": 0.2, "forward": 0.6, "backward": 0.7, "leg_steps": 0}
+        sampler["algorithm"] = [add(prompt, "NoiseSearchAlgorithmPaths", **paths), 0]
+        sampler |= {"preview_vae": sampler["vae"]} if wired else {}
+        entry = server.run(prompt)
+        [summary] = entry["outputs"][search_id(prompt)]["noise_search"]
+        assert ("what was not finished was decoded by preview_vae" in summary["notes"]) is wired
+        ledgers.append(without_clock(ledger(folder_of(server, entry["prompt"][1], search_id(prompt)))))
+    assert ledgers[0] == ledgers[1] and any(line.get("sigma") for line in ledgers[0])
+
+
 def stock_ksampler(prompt: dict[str, Any], seed: list[Any]) -> str:
     """A KSampler with the search's own inputs and a wired seed; returns the id of its Save Image."""
     inputs = prompt[search_id(prompt)]["inputs"]
