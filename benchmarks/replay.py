@@ -1,6 +1,6 @@
 """Pruned best-of-N on real rewards: recorded scores of x0 predictions of FLUX.1-dev and SDXL, played back.
 
-    python run.py bench replay --data x0_rewards_flux_sdxl.npz [--splits 20] [--orders 24]
+    python run.py bench replay --data x0_rewards_flux_sdxl.npz [--tables free charged real ...] [--orders 24]
 
 The file holds arrays {flux,sdxl}_{image_reward,hps_v2,pick_score} [prompts, seeds, steps]: the score of the x0
 prediction after step s, which s + 1 model calls made; the last is the finished image. (Of SDXL's 200 seeds per prompt
@@ -10,9 +10,18 @@ back, so that the real driver and the real algorithm run: seeds of a prompt come
 For every split the curve is measured on one half of the prompts and the search runs on the other. Effective compute is
 the NFE that best-of-N needs for the same mean score, over the NFE that were spent; best-of-N is exact (the expected
 maximum over all subsets of the recorded seeds). Held out are the two other rewards of the pick, in within-prompt
-standard deviations, less those of best-of-N's pick. The second table charges every score of an x0 prediction with
-0.25 NFE for decoder and verifier. The third has the curve that `auto` uses on models that it does not know, "cautious":
-the least that was seen of any of these arrays, so it is no test of that curve, but of what caution costs.
+standard deviations, less those of best-of-N's pick.
+
+Tables, each in a file of its own, benchmarks/results/replay_TABLE.md:
+
+free              looks on the way cost nothing
+charged           every score of an x0 prediction is charged with 0.25 NFE for decoder and verifier
+real              with what that takes through the model's own VAE, by bench look_cost
+cautious          free, by the curve that `auto` uses on models that it does not know: the least that was seen of any of
+                  these arrays, so it is no test of that curve, but of what caution costs
+cautious_charged  by that curve, and with what `auto` then takes for the cost where seconds are the limit
+
+A table takes half an hour of one core with 24 orders.
 """
 
 from __future__ import annotations
@@ -20,7 +29,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -39,11 +48,30 @@ from .statistics import best_of_n, of_best
 
 BUDGETS = (100, 200, 400, 800)
 REWARDS = ("image_reward", "hps_v2", "pick_score")
-JUDGE_COST = 0.25
 #: Curves start here: before it nothing was seen of any reward.
 FIRST = 0.2
 #: A curve: (share of the steps done, visibility).
 Points = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a table charges for a look, by model, and the curve that is known, if it is not measured."""
+
+    title: str
+    costs: Mapping[str, float]
+    known: Points | None = None
+
+
+TABLES = {
+    "free": Kind("looks free", {"flux": 0.0, "sdxl": 0.0}),
+    "charged": Kind("every look charged 0.25 NFE", {"flux": 0.25, "sdxl": 0.25}),
+    "real": Kind("every look charged 0.15 NFE (FLUX) or 0.8 (SDXL)", {"flux": 0.15, "sdxl": 0.80}),
+    "cautious": Kind("looks free, by the cautious curve", {"flux": 0.0, "sdxl": 0.0}, CURVES["cautious"]),
+    "cautious_charged": Kind(
+        "every look charged 0.8 NFE, by the cautious curve", {"flux": 0.80, "sdxl": 0.80}, CURVES["cautious"]
+    ),
+}
 
 
 class Played:
@@ -55,6 +83,7 @@ class Played:
     rows_per_candidate = 1
     exact_pauses = True
     family = ""
+    look_cost = 0.0
     axes: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, steps: int, order: Sequence[int]) -> None:
@@ -197,35 +226,39 @@ def row(replay: Replay, model: str, reward: str, splits: int, judge_cost: float,
     return f"| {model} | {reward} | {' | '.join(cells)} | {worst:+.2f} ({name}, {at} NFE) |"
 
 
+def table(name: str, replays: Mapping[str, Replay], splits: int, orders: int) -> str:
+    """One table as Markdown."""
+    kind = TABLES[name]
+    lines = [
+        f"Pruned best-of-N, effective compute over best-of-N, {kind.title} (mean ± sd of {splits} splits, {orders} "
+        "orders):", "",
+        f"| model | verifier | {' | '.join(f'{b} NFE' for b in BUDGETS)} | least held-out difference, sd |",
+        f"|---|---|{'---|' * len(BUDGETS)}---|",
+    ]  # fmt: skip
+    for model, replay in replays.items():
+        for reward in REWARDS:
+            lines.append(row(replay, model, reward, splits, kind.costs[model], kind.known))
+            print(lines[-1], flush=True)
+    return "\n".join([*lines, ""])
+
+
 def main() -> None:
-    """Print the tables and write them."""
+    """Print the tables and write each as it is done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the .npz file with the recorded rewards")
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--orders", type=int, default=24, help="random orders of every prompt's seeds")
+    parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=list(TABLES))
     options = parser.parse_args()
     torch.set_num_threads(1)
     with np.load(options.data) as file:
         data = {name: file[name] for name in file.files}
-    lines = []
-    for judge_cost, known in ((0.0, None), (JUDGE_COST, None), (0.0, CURVES["cautious"])):
-        how = f", every x0 prediction's score charged {judge_cost:g} NFE" if judge_cost else ""
-        how += ", by the cautious curve" if known else ""
-        lines += [
-            f"Pruned best-of-N, effective compute over best-of-N{how} (mean ± sd of {options.splits} splits):", "",
-            f"| model | verifier | {' | '.join(f'{b} NFE' for b in BUDGETS)} | least held-out difference, sd |",
-            f"|---|---|{'---|' * len(BUDGETS)}---|",
-        ]  # fmt: skip
-        for model in ("flux", "sdxl"):
-            replay = Replay(data, model, options.orders)
-            for reward in REWARDS:
-                lines.append(row(replay, model, reward, options.splits, judge_cost, known))
-                print(lines[-1], flush=True)
-        lines.append("")
-    text = "\n".join(lines)
+    replays = {model: Replay(data, model, options.orders) for model in ("flux", "sdxl")}
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "replay.md").write_text(text, encoding="utf-8")
-    print(text)
+    for name in options.tables:
+        text = table(name, replays, options.splits, options.orders)
+        (RESULTS / f"replay_{name}.md").write_text(text, encoding="utf-8")
+        print(text)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ class MixtureSampler:
     rows_per_candidate = 1
     exact_pauses = True
     family = ""
+    look_cost = 0.0
     axes: Mapping[str, float] = MappingProxyType({"cfg": 1.0, "conditioning": 0.0})
 
     def __init__(

@@ -72,7 +72,8 @@ def run(
     plan = Plan(
         sampler.sigmas, sampler.time, sampler.sigma, sampler.coefficients,
         candidate_nfe, budget.nfe, budget.candidates, budget.seconds, sampler.exact_pauses and not early,
-        sampler.small_refusal, sampler.axes, sampler.family, tuple(each.name for _, each in judging.deciding(verifier)),
+        sampler.small_refusal, sampler.axes, sampler.family, sampler.look_cost,
+        tuple(each.name for _, each in judging.deciding(verifier)),
     )  # fmt: skip
     why = {}
     if algorithm.choose:

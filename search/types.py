@@ -61,6 +61,7 @@ class Sampler(Protocol):
     rows_per_candidate: int  # b: the batch of the latent, which is one candidate
     exact_pauses: bool  # whether a row that stops on the way and goes on ends as if it had not stopped
     family: str  # of the model, as search.curves names it; "" for one that it does not know
+    look_cost: float  # what decoding and scoring an x0 prediction takes beside the model, in NFE; an estimate
     #: What rows may differ in beside their start noise, by the name of the recipe's operation, with the user's own
     #: value: "cfg" or "guidance"; "conditioning" (0); "step_noise" (0).
     axes: Mapping[str, float]
@@ -280,6 +281,7 @@ class Plan:
     small_refusal: Callable[[int], str | None] = lambda shrink: "its sampler has no smaller latents"
     axes: Mapping[str, float] = field(default_factory=dict)
     family: str = ""  # of the model (see Sampler)
+    look_cost: float = 0.0  # (see Sampler)
     verifiers: tuple[str, ...] = ()  # names of those that decide: the verifier, or the members that count
 
     def coarse(self, steps: int) -> tuple[float, ...]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import comfy.samplers
 import comfy.supported_models
 import pytest
 
-from pack.nodes.guided_sampler import FAMILIES, GuidedSampler
+from pack.benchmarks.equal_nfe import LOOK_COSTS as CHARGED
+from pack.benchmarks.look_cost import RESULTS
+from pack.nodes.guided_sampler import FAMILIES, LOOK_COSTS, GuidedSampler
 from pack.search.curves import CURVES
 from pack.tests.nodes import tiny
 
@@ -23,6 +27,26 @@ def test_the_family_is_that_of_the_loaded_model(make: object, family: str) -> No
     latent = tiny.video_latent() if make is tiny.wan else tiny.latent()
     sampler = comfy.samplers.sampler_object("euler")
     assert GuidedSampler(tiny.guider(model), sampler, tiny.sigmas(model), latent, None).family == family
+
+
+def test_what_a_look_costs_is_what_the_benchmark_says_of_the_family() -> None:
+    written = (RESULTS / "look_cost.md").read_text(encoding="utf-8")
+    for family, costs in LOOK_COSTS.items():
+        rows = [line.split(" | ") for line in written.splitlines() if line.startswith(f"| {family or 'SDXL'}")]
+        assert [float(row[4]) for row in rows] == list(costs)
+        for name, cost in zip((f"{family}", f"{family}, TAESD"), costs, strict=True):
+            assert not family or CHARGED[name] == cost
+
+
+@pytest.mark.parametrize("preview", [False, True])
+@pytest.mark.parametrize("make, family", [(tiny.flux, "FLUX.1-dev"), (tiny.sd3, "")])
+def test_a_look_through_a_small_vae_costs_less(make: Any, family: str, preview: bool) -> None:
+    model, small = make(), {"preview_vae": tiny.PictureVAE()} if preview else {}
+    port = GuidedSampler(
+        tiny.guider(model), comfy.samplers.sampler_object("euler"), tiny.sigmas(model), tiny.latent(),
+        tiny.PictureVAE(), **small,
+    )  # fmt: skip
+    assert port.look_cost == LOOK_COSTS[family][preview]
 
 
 @pytest.mark.parametrize("name, curve", [("ImageReward", "FLUX.1-dev, ImageReward"), ("CLIPScore", None)])

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from pack.search import AUTO, Budget, SearchReport, algorithm
-from pack.search.auto import FEWEST, RECORDED
+from pack.search.auto import FEWEST, RECORDED, choose
 from pack.search.curves import CURVES
+from pack.search.types import Plan
 from pack.tests.search.worlds import Counting, Scorer, columns, search
 from pack.verifiers import VerifierEnsemble
 
@@ -73,6 +74,17 @@ def test_the_cuts_are_those_of_the_model_and_the_verifier_where_both_are_known(f
     made = search(AUTO, sampler, Budget(nfe=240), named(name)).settings["algorithm"]
     assert made["name"] == "pruned" and made["curve"] == (f"{family}, {name}" if family else "cautious")
     assert made["curve"] in CURVES
+
+
+@pytest.mark.parametrize("limits, expected", [({"seconds": 60.0}, 0.4), ({"nfe": 240, "seconds": 60.0}, 0.0)])
+def test_what_looks_take_counts_where_seconds_alone_are_the_limit(limits: dict[str, Any], expected: float) -> None:
+    sampler = Counting(steps=20)
+    sampler.look_cost = 0.4
+    plan = Plan(sampler.sigmas, sampler.time, sampler.sigma, sampler.coefficients, 20, verifiers=("HPSv2",),
+                look_cost=0.4, **limits)  # fmt: skip
+    assert choose(plan)[0].settings.get("judge_cost", 0.0) == expected
+    if "nfe" in limits:
+        assert "judge_cost" not in search(AUTO, sampler, Budget(**limits), named()).settings["algorithm"]
 
 
 def test_nothing_is_pruned_by_a_verifier_of_which_nobody_knows_how_early_it_sees() -> None:
