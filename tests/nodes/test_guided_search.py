@@ -81,7 +81,7 @@ def test_the_model_the_vae_and_the_verifier_are_as_before(clip_score: ManagedVer
     after = found(port, clip_score, search.algorithm("random"), 12)
     assert [e.score for e in after.evaluations] == [e.score for e in before.evaluations]
     assert torch.equal(after.top[0].row.x, before.top[0].row.x)
-    for network in (port.guider.model_patcher.model, port.vae.first_stage_model, clip_score.module):
+    for network in (port.guider.model_patcher.model, port.decoder.vae.first_stage_model, clip_score.module):
         assert all(weight.grad is None for weight in network.parameters())
 
 
