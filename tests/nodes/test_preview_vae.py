@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
-import comfy.sd
-import comfy.utils
+import folder_paths
 import pytest
 import torch
+from comfy.taesd.taesd import TAESD
+from safetensors.torch import save_file
 
+import nodes as host_nodes
 from pack import search
 from pack.nodes.curve_node import MeasureCurve
-from pack.nodes.model_files import DEMO_MODELS
 from pack.nodes.series_node import SearchPrompts
 from pack.search import ALGORITHMS, GUIDED, MIDWAY, SearchError
 from pack.tests.nodes import tiny
@@ -81,10 +84,20 @@ def test_guidance_needs_the_gradient_of_the_preview_vae_alone(name: str) -> None
         searched(name, vae=tiny.PictureVAE(), preview_vae=Flat())
 
 
-def test_a_real_file_of_the_kind_can_be_wired() -> None:
-    weights = comfy.utils.load_torch_file(str(DEMO_MODELS / "vae" / "noise_search_demo_vae.safetensors"))
-    report = searched("pruned", preview_vae=comfy.sd.VAE(sd=weights), max_nfe=60)
-    assert any(e.candidate is None for e in report.evaluations)
+@pytest.mark.parametrize("name", ["pruned", "guided"])
+def test_a_taesd_as_load_vae_makes_it_can_be_wired(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = TAESD(latent_channels=16)
+    for part in ("encoder", "decoder"):
+        save_file(tiny.weights_of(getattr(whole, f"taesd_{part}")), tmp_path / f"taesd3_{part}.safetensors")
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "vae_approx", ([str(tmp_path)], {".safetensors"}))
+    with torch.inference_mode():
+        assert "taesd3" in host_nodes.VAELoader.vae_list(host_nodes.VAELoader)
+        [small] = host_nodes.VAELoader().load_vae("taesd3")
+    report = searched(name, preview_vae=small, max_nfe=60)
+    looks = [e for e in report.evaluations if e.candidate is None]
+    assert looks and all(math.isfinite(e.score) for e in report.evaluations)
     assert report.top[0].images.shape == (1, 8, 8, 3)  # of the VAE
 
 
