@@ -1,6 +1,6 @@
 """Pruned best-of-N on real rewards: recorded scores of x0 predictions of FLUX.1-dev and SDXL, played back.
 
-    python run.py bench replay --data x0_rewards_flux_sdxl.npz [--tables free charged real ...] [--orders 24]
+    python run.py bench replay --data x0_rewards_flux_sdxl.npz [--tables free charged real ...] [--orders 8]
 
 The file holds arrays {flux,sdxl}_{image_reward,hps_v2,pick_score} [prompts, seeds, steps]: the score of the x0
 prediction after step s, which s + 1 model calls made; the last is the finished image. (Of SDXL's 200 seeds per prompt
@@ -9,8 +9,9 @@ back, so that the real driver and the real algorithm run: seeds of a prompt come
 
 For every split the curve is measured on one half of the prompts and the search runs on the other. Effective compute is
 the NFE that best-of-N needs for the same mean score, over the NFE that were spent; best-of-N is exact (the expected
-maximum over all subsets of the recorded seeds). Held out are the two other rewards of the pick, in within-prompt
-standard deviations, less those of best-of-N's pick.
+maximum over all subsets of the recorded seeds), and the luck of the orders is taken out of what the search found as far
+as the best of the seeds that it began tells it (a control variate). Held out are the two other rewards of the pick, in
+within-prompt standard deviations, less those of best-of-N's pick.
 
 Tables, each in a file of its own, benchmarks/results/replay_TABLE.md:
 
@@ -21,12 +22,13 @@ cautious          free, by the curve that `auto` uses on models that it does not
                   these arrays, so it is no test of that curve, but of what caution costs
 cautious_charged  by that curve, and with what `auto` then takes for the cost where seconds are the limit
 
-A table takes half an hour of one core with 24 orders.
+A table takes twenty minutes of one core.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -156,20 +158,22 @@ class Replay:
     def __init__(self, data: dict[str, np.ndarray], model: str, orders: int) -> None:
         self.rewards = {name: data[f"{model}_{name}"].astype(np.float64) for name in REWARDS}
         self.prompts, self.seeds, self.steps = self.rewards[REWARDS[0]].shape
-        generator = np.random.default_rng(7)
-        self.orders = [[generator.permutation(self.seeds) for _ in range(orders)] for _ in range(self.prompts)]
+        most = orders * BUDGETS[-1] // BUDGETS[0]
+        self.orders = [np.random.default_rng([7, p]).permuted([range(self.seeds)] * most, axis=1)
+                       for p in range(self.prompts)]  # fmt: skip
+        self.count = {budget: orders * BUDGETS[-1] // budget for budget in BUDGETS}
         self.settings: dict[HalvingPlan, dict[str, Any]] = {}
         self.pick = cache(self._pick)
         self.best_of = cache(lambda reward: best_of_n(self.rewards[reward][:, :, -1]))
 
-    def _pick(self, reward: str, budget: int, plan: HalvingPlan, prompt: int, order: int) -> int:
-        """The seed that pruned search returns. Curves that lead to one plan lead to one search: it is run once."""
+    def _pick(self, reward: str, budget: int, plan: HalvingPlan, prompt: int, order: int) -> tuple[int, int]:
+        """The seed that pruned search returns, and how many it began. Curves with one plan lead to one search."""
         sampler = Played(self.steps, self.orders[prompt][order])
         verifier = Recorded(reward, torch.from_numpy(self.rewards[reward][prompt]))
         made: Algorithm = algorithm("pruned", **self.settings[plan])
         report = run(made, sampler, verifier, Budget(nfe=budget), candidates=Candidates.of_seed(1), seed=prompt)
         assert report.best is not None and report.nfe <= budget
-        return sampler.column(report.best.evaluation.recipe[0]["seed"])
+        return sampler.column(report.best.evaluation.recipe[0]["seed"]), len(sampler.place)
 
     def curve(self, reward: str, train: Sequence[int]) -> Points:
         """What the training prompts say of how early the best can be seen."""
@@ -178,16 +182,32 @@ class Replay:
 
     def measure(
         self, reward: str, budget: int, seen: Points, judge_cost: float, test: Sequence[int]
-    ) -> tuple[float, dict[str, float]]:
-        """Effective compute on the test prompts by a curve, and how the other rewards of the pick differ from
-        best-of-N's."""
+    ) -> tuple[float, float, dict[str, float]]:
+        """Effective compute on the test prompts by a curve, its standard error from the orders alone, and how the other
+        rewards of the pick differ from best-of-N's."""
         plan = halving_plan(curve_of(seen), self.steps, budget, judge_cost)
         self.settings.setdefault(plan, {"curve": seen, "judge_cost": judge_cost})
-        picks = {p: [self.pick(reward, budget, plan, p, o) for o in range(len(self.orders[p]))] for p in test}
+        done = {p: [self.pick(reward, budget, plan, p, o) for o in range(self.count[budget])] for p in test}
+        picks = {p: [seed for seed, _ in each] for p, each in done.items()}
         table = self.rewards[reward]
-        mean = statistics.fmean(table[p, seed, -1] for p in test for seed in picks[p])
+        found = np.array([table[p, picks[p], -1] for p in test])
+        # an order is lucky when the best that was begun in it is; how lucky on the mean is known
+        luck = np.array(
+            [
+                [
+                    table[p, self.orders[p][o][:begun], -1].max() - self.best_of(reward)[begun - 1, p]
+                    for o, (_, begun) in enumerate(done[p])
+                ]
+                for p in test
+            ]
+        )
+        found -= slope(luck, found) * luck
+        error = math.sqrt(found.var(axis=1, ddof=1).mean() / found.size)
         curve = self.best_of(reward)[:, test].mean(axis=1)
-        effective = float(np.interp(mean, curve, np.arange(1, self.seeds + 1))) * self.steps / budget
+        low, effective, high = (
+            float(np.interp(found.mean() + shift, curve, np.arange(1, self.seeds + 1))) * self.steps / budget
+            for shift in (-error, 0.0, error)
+        )
         differences = {}
         for other in (name for name in REWARDS if name != reward):
             final = self.rewards[other][:, :, -1]
@@ -196,7 +216,13 @@ class Replay:
             differences[other] = statistics.fmean(
                 (final[p, seed] - expected[p]) / scale[p] for p in test for seed in picks[p]
             )
-        return effective, differences
+        return effective, (high - low) / 2, differences
+
+
+def slope(luck: np.ndarray, found: np.ndarray) -> float:
+    """How much what is found goes with luck, within prompts: both [prompts, orders] (a control variate's factor)."""
+    x, y = (each - each.mean(axis=1, keepdims=True) for each in (luck, found))
+    return float((x * y).sum() / max((x * x).sum(), 1e-12))
 
 
 def halves(prompts: int, splits: int) -> list[tuple[list[int], list[int]]]:
@@ -208,38 +234,44 @@ def halves(prompts: int, splits: int) -> list[tuple[list[int], list[int]]]:
     return made
 
 
-def row(replay: Replay, model: str, reward: str, splits: int, judge_cost: float, known: Points | None) -> str:
+def row(
+    replay: Replay, model: str, reward: str, splits: int, judge_cost: float, known: Points | None
+) -> tuple[str, float]:
     """One line of a table: effective compute at every budget, and the largest held-out difference. By a `known` curve,
-    or else by that of the other half of the prompts.
+    or else by that of the other half of the prompts. With it the largest standard error from the orders.
     """
-    cells, held_out = [], []
+    cells, held_out, errors = [], [], []
     for budget in BUDGETS:
         found = [
             replay.measure(reward, budget, known or replay.curve(reward, train), judge_cost, test)
             for train, test in halves(replay.prompts, splits)
         ]
-        effective = [each for each, _ in found]
+        effective = [each for each, _, _ in found]
+        errors += [error for _, error, _ in found]
         cells.append(f"{statistics.fmean(effective):.2f} ± {statistics.stdev(effective):.2f}")
-        for other in found[0][1]:
-            held_out.append((statistics.fmean(differences[other] for _, differences in found), other, budget))
+        for other in found[0][2]:
+            held_out.append((statistics.fmean(differences[other] for _, _, differences in found), other, budget))
     worst, name, at = min(held_out)
-    return f"| {model} | {reward} | {' | '.join(cells)} | {worst:+.2f} ({name}, {at} NFE) |"
+    return f"| {model} | {reward} | {' | '.join(cells)} | {worst:+.2f} ({name}, {at} NFE) |", max(errors)
 
 
 def table(name: str, replays: Mapping[str, Replay], splits: int, orders: int) -> str:
-    """One table as Markdown."""
-    kind = TABLES[name]
+    """One table as Markdown. `orders` are those at the largest budget."""
+    kind, errors = TABLES[name], []
     lines = [
-        f"Pruned best-of-N, effective compute over best-of-N, {kind.title} (mean ± sd of {splits} splits, {orders} "
-        "orders):", "",
+        f"Pruned best-of-N, effective compute over best-of-N, {kind.title} (mean ± sd of {splits} splits):", "",
         f"| model | verifier | {' | '.join(f'{b} NFE' for b in BUDGETS)} | least held-out difference, sd |",
         f"|---|---|{'---|' * len(BUDGETS)}---|",
     ]  # fmt: skip
     for model, replay in replays.items():
         for reward in REWARDS:
-            lines.append(row(replay, model, reward, splits, kind.costs[model], kind.known))
-            print(lines[-1], flush=True)
-    return "\n".join([*lines, ""])
+            line, error = row(replay, model, reward, splits, kind.costs[model], kind.known)
+            lines.append(line)
+            errors.append(error)
+            print(line, flush=True)
+    played = f"Every prompt's seeds were played in {orders} orders at {BUDGETS[-1]} NFE, and in as many more as they "
+    played += f"take fewer NFE; the standard error that is left of it within a split is at most {max(errors):.2f}."
+    return "\n".join([*lines, "", played, ""])
 
 
 def main() -> None:
@@ -247,7 +279,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the .npz file with the recorded rewards")
     parser.add_argument("--splits", type=int, default=20)
-    parser.add_argument("--orders", type=int, default=24, help="random orders of every prompt's seeds")
+    parser.add_argument("--orders", type=int, default=8, help="random orders of every prompt's seeds at most NFE")
     parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=list(TABLES))
     options = parser.parse_args()
     torch.set_num_threads(1)
