@@ -52,6 +52,7 @@ from torch import Tensor
 from ..demo import paths, scenes, vae
 from ..demo.measure import frozen_prompts
 from ..search import ALGORITHMS, GUIDED, Budget, Candidates, SearchError, Watcher, algorithm, run
+from ..search.curves import LOOK_COSTS as LOOKS
 from ..search.report import Evaluation
 from ..search.smc import PRESETS
 from .hacking import header, in_processes, shown
@@ -71,7 +72,8 @@ BATCH = 16
 COMPARED = 64
 ROUNDS = 1000
 #: NFE of decoding and scoring one picture, from bench look_cost.
-LOOK_COSTS = {"FLUX.1-dev, TAESD": 0.01, "SDXL, TAESD": 0.07, "FLUX.1-dev": 0.15, "SDXL": 0.80}
+LOOK_COSTS = {f"{name}, TAESD": small for name, (_, small) in LOOKS.items() if name}
+LOOK_COSTS |= {name: own for name, (own, _) in LOOKS.items() if name}
 #: A bootstrap over fewer prompts would say too little of its own uncertainty.
 FEWEST = 10
 #: Prompts of demo/prompts.txt on which settings of algorithms were tuned: SMC's on the first, later ones on the others.
@@ -321,6 +323,7 @@ class Found:
             "passes": [of_best(t[:, 0], (t[:, 1] == 1.0).astype(float)) for t in tables],
         }
         self.pools = pools
+        self.estimate = cache(self._estimate)  # its bootstrap takes long, and every price of a look asks for it
         self.plain_diversity = np.array([next(iter(pools.values()))[p]["diversity"] for p in self.prompts])
         self.methods = [method for method in chosen if any(self.at(method, budget) for budget in BUDGETS)]
 
@@ -337,12 +340,21 @@ class Found:
 
         Less where the method's NFE are `dearer` than best-of-N's.
         """
+        estimate = self.estimate(method, outcome, tuple(budgets))
+        if estimate is None:
+            return "-"
+        least, most = bounds(CANDIDATES, [budget // STEPS for budget in budgets])
+        middle, low, high = estimate
+        return said((middle / dearer, low / dearer, high / dearer), least / dearer, most / dearer)
+
+    def _estimate(self, method: Method, outcome: str, budgets: tuple[int, ...]) -> Estimate | None:
+        """That factor as a number; None where results lack."""
         found = [self.at(method, budget) for budget in budgets]
         places = [i for i in range(len(self.prompts)) if all(i in each for each in found)]
         if not places:
-            return "-"
+            return None
         values = np.array([[each[i][outcome] for i in places] for each in found], dtype=float)
-        return self._factor(values, self.curves[outcome], places, budgets, dearer)
+        return self._factor(values, self.curves[outcome], places, budgets)
 
     def pictures(self, method: Method) -> float | None:
         """Pictures that are decoded and scored for one NFE, those with a gradient twice; None where nobody counted."""
@@ -364,22 +376,17 @@ class Found:
     def of_sampler(self, number: int, outcome: str, budgets: Sequence[int]) -> str:
         """The same of best-of-N with one of the samplers."""
         values = np.array([self.curves[outcome][number][budget // STEPS - 1] for budget in budgets])
-        return self._factor(values, self.curves[outcome], range(len(self.prompts)), budgets)
+        estimate = self._factor(values, self.curves[outcome], range(len(self.prompts)), budgets)
+        return said(estimate, *bounds(CANDIDATES, [budget // STEPS for budget in budgets]))
 
     @staticmethod
     def _factor(
-        values: np.ndarray,
-        curves: list[np.ndarray],
-        places: Sequence[int],
-        budgets: Sequence[int],
-        dearer: float = 1.0,
-    ) -> str:
+        values: np.ndarray, curves: list[np.ndarray], places: Sequence[int], budgets: Sequence[int]
+    ) -> Estimate:
         counts = [budget // STEPS for budget in budgets]
         weights = resamples(len(places), ROUNDS if len(places) >= FEWEST else 0)
         of_prompts = [curve[:, list(places)] for curve in curves]
-        middle, low, high = efficiency(values, of_prompts, counts, weights)
-        least, most = bounds(CANDIDATES, counts)
-        return said((middle / dearer, low / dearer, high / dearer), least / dearer, most / dearer)
+        return efficiency(values, of_prompts, counts, weights)
 
     def yardstick(self, outcome: str, budget: int, places: Sequence[int]) -> np.ndarray:
         """What best-of-N with the better sampler finds at a budget, [places]."""

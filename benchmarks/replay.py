@@ -42,7 +42,7 @@ import torch
 from torch import Tensor
 
 from ..search import Algorithm, Budget, Candidates, algorithm, run
-from ..search.curves import CURVES, curve_of, measured_curve
+from ..search.curves import CURVES, LOOK_COSTS, curve_of, measured_curve
 from ..search.halving_plan import HalvingPlan, halving_plan
 from ..search.types import Meter, Row
 from .pass_rate import RESULTS
@@ -65,15 +65,18 @@ class Kind:
     known: Points | None = None
 
 
+_REAL = {"flux": LOOK_COSTS["FLUX.1-dev"][0], "sdxl": LOOK_COSTS["SDXL"][0]}
+_UNKNOWN = LOOK_COSTS[""][0]
 TABLES = {
     "free": Kind("looks free", {"flux": 0.0, "sdxl": 0.0}),
     "charged": Kind("every look charged 0.25 NFE", {"flux": 0.25, "sdxl": 0.25}),
-    "real": Kind("every look charged 0.15 NFE (FLUX) or 0.8 (SDXL)", {"flux": 0.15, "sdxl": 0.80}),
+    "real": Kind(f"every look charged {_REAL['flux']:g} NFE (FLUX) or {_REAL['sdxl']:g} (SDXL)", _REAL),
     "cautious": Kind("looks free, by the cautious curve", {"flux": 0.0, "sdxl": 0.0}, CURVES["cautious"]),
     "cautious_charged": Kind(
-        "every look charged 0.8 NFE, by the cautious curve", {"flux": 0.80, "sdxl": 0.80}, CURVES["cautious"]
+        f"every look charged {_UNKNOWN:g} NFE, by the cautious curve", {"flux": _UNKNOWN, "sdxl": _UNKNOWN},
+        CURVES["cautious"],
     ),
-}
+}  # fmt: skip
 
 
 class Played:

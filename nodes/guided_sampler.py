@@ -21,6 +21,7 @@ import comfy.utils
 import torch
 from torch.autograd.graph import allow_mutation_on_saved_tensors
 
+from ..search.curves import LOOK_COSTS
 from ..search.differentiable import gradient_of
 from ..search.errors import SearchError
 from ..search.recipe import gaussian
@@ -38,9 +39,6 @@ from .rehearsal import Rehearsal
 LARGEST_MICRO_BATCH = 32
 #: Model families of search.curves by the host's classes: fine-tunes are of the class of what they come from.
 FAMILIES = {"Flux": "FLUX.1-dev", "SDXL": "SDXL"}
-#: NFE of a look by family, through its own VAE and through a small one, by benchmarks/results/look_cost.md. A model
-#: that is not known is taken for the dearer one.
-LOOK_COSTS = {"FLUX.1-dev": (0.15, 0.01), "SDXL": (0.80, 0.07), "": (0.80, 0.07)}
 #: Places along a side of a latent below which no row is made smaller.
 SMALLEST_LATENT = 4
 
@@ -105,7 +103,8 @@ class GuidedSampler:
                 "model: its sampling starts from an image and adds no noise, so there is nothing to search"
             )
         self.decoder.check(parts[0])
-        self.preview.check(parts[0])
+        if self.preview is not self.decoder:
+            self.preview.check(parts[0])
 
     # noise
 
