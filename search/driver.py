@@ -86,13 +86,15 @@ class Driver:
         batch: int,
         ledger: Ledger,
         watcher: Watcher,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.sampler, self.verifier, self.held_out, self.likeness = sampler, verifier, held_out, likeness
-        self.budget, self.prompt, self.plan = budget, prompt, plan
+        self.budget, self.prompt, self.plan = budget, prompt, replace(plan, allowance=self.allowance)
         self.report, self.ledger, self.watcher = report, ledger, watcher
         self.early = sorted(judging.early_times(verifier) | judging.early_times(held_out))  # noise shares
         self.batch = {"model": batch, "VAE": batch, "verifier": batch}  # 0 = the sampler's own estimate
-        self.created = time.monotonic()
+        self.clock = clock or time.monotonic
+        self.created = self.clock()
         self.started: float | None = None
         self.podium = Podium(verifier, likeness, top_k, report.evaluations)
         self.finished = 0  # candidates recorded; counting them in the report anew for each would be quadratic
@@ -102,6 +104,7 @@ class Driver:
         self.gradient_nfe = 0  # of one candidate, if gradients are asked for
         self.move_seconds: float | None = None  # of one row in the last micro-batch
         self.row_seconds: float | None = None  # the same with its images and scores
+        self.look_seconds = 0.0  # of images and scores, all together
         self.mark = (0, 0)  # NFE and model rows before the micro-batch that is being evaluated
 
     # the meter, seen by the sampler
@@ -109,7 +112,7 @@ class Driver:
     def forward(self, rows: int) -> None:
         """Count `rows` rows before they enter the denoiser; end the search rather than exceed its budget."""
         if self.started is None:
-            self.started = time.monotonic()
+            self.started = self.clock()
             self.report.load_seconds = self.started - self.created
         if self.budget.nfe and self.report.nfe + rows > self.budget.nfe:
             raise Stop({"nfe": self.budget.nfe})
@@ -128,7 +131,7 @@ class Driver:
 
     @property
     def seconds(self) -> float:
-        return 0.0 if self.started is None else time.monotonic() - self.started
+        return 0.0 if self.started is None else self.clock() - self.started
 
     def expected_nfe(self) -> int | None:
         """The total NFE that the limits allow, as far as they can be known."""
@@ -188,7 +191,8 @@ class Driver:
         """Finish and score a row at pure noise, then take the gradient of its score back to its start noise."""
         sigmas, cost = self.sampler.sigmas, self.plan.candidate_nfe or 0
         self.gradient_nfe = (1 + BACKWARD_NFE) * cost
-        if self.budget.nfe and self.report.nfe + cost + self.gradient_nfe > self.budget.nfe:
+        followed = cost + self.gradient_nfe + cost  # a gradient is for the image that is made by following it
+        if self.budget.nfe and self.report.nfe + followed > self.budget.nfe:
             return self.finish([row])[0]
         row = replace(row, sigma=sigmas[0], gradient=None)
         self.open = [row]
@@ -274,7 +278,7 @@ class Driver:
         self.open = list(queue)
         ended = queue[0].sigma == self.sampler.sigmas[-1]  # a scout: there is nothing left to predict
         fresh = not ended and (fresh or any(row.x0 is None for row in queue))
-        self.afford(len(queue), self.sampler.rows_per_candidate if fresh else 0, queue[0].sigma)
+        self.afford(len(queue), self.sampler.rows_per_candidate if fresh else 0, queue[0].sigma, looks=len(queue))
         done: list[Row] = []
         while queue:
             self.check()
@@ -300,7 +304,7 @@ class Driver:
         return done
 
     def finish_open_rows(self) -> None:
-        """At the end: finish the best open row if nothing is finished yet, and more where NFE is left for them."""
+        """At the end: finish the best open row if nothing is finished yet, and more where NFE and time are left."""
         rows = sorted(
             (row for row in [*self.open, *self.origins] if not row.scout),
             key=lambda row: (row.x is None, -row.score if math.isfinite(row.score) else math.inf),
@@ -308,8 +312,8 @@ class Driver:
         for row in rows:
             sigmas = self.plan.down(row.sigma, self.sampler.sigmas[-1])
             cost = self.cost(sigmas)
-            fits = self.report.nfe + (1 if cost is None else cost) <= self.budget.nfe
-            if self.podium and not ("nfe" in self.report.stopped and fits):
+            planned = not self.report.stopped.keys().isdisjoint(("nfe", "seconds"))
+            if self.podium and (not planned or self.over(1 if cost is None else cost, looks=1)):
                 continue
             with Captured(Stop) as captured:
                 self.evaluate(self.move([row], sigmas), finished=True)
@@ -359,12 +363,25 @@ class Driver:
         if reached and (self.podium or self.open):
             raise Stop(reached)
 
-    def afford(self, rows: int, cost: int | None, end: float) -> None:
-        """Refuse a mid-way request that would leave too little to finish one image."""
-        reserve = 0 if self.podium else self.cost(self.plan.down(end, self.sampler.sigmas[-1])) or 0
-        needed = rows * (1 if cost is None else cost) + reserve
-        if self.budget.nfe and self.report.nfe + needed > self.budget.nfe:
-            raise Stop({"nfe": self.budget.nfe})
+    def afford(self, rows: int, cost: int | None, end: float, looks: int = 0) -> None:
+        """Refuse a mid-way request that would leave too little to finish one image: then it would be for nothing."""
+        reserve = self.cost(self.plan.down(end, self.sampler.sigmas[-1])) or 0
+        reached = self.over(rows * (1 if cost is None else cost) + reserve, looks + 1)
+        if reached:
+            raise Stop(reached)
+
+    def allowance(self) -> float:
+        """The NFE that a limit on seconds pays for in all, at the pace so far; infinite where nothing tells."""
+        timed = self.budget.seconds and self.seconds
+        return self.report.nfe * self.budget.seconds / self.seconds if timed else math.inf
+
+    def over(self, nfe: float, looks: int) -> dict[str, float]:
+        """The limits on NFE and seconds that so many more NFE and looks would pass, at the pace so far."""
+        forward = (self.seconds - self.look_seconds) / max(1, self.report.nfe)
+        look = self.look_seconds / max(1, len(self.report.evaluations))
+        wanted = {"nfe": self.report.nfe + nfe, "seconds": self.seconds + nfe * forward + looks * look}
+        limits = {"nfe": self.budget.nfe, "seconds": self.budget.seconds}
+        return {name: limit for name, limit in limits.items() if limit and wanted[name] > limit}
 
     def affordable(self, sigmas: tuple[float, ...]) -> int:
         """How many candidates the next micro-batch may hold within the limits that are left."""
@@ -451,7 +468,7 @@ class Driver:
 
         Stops at the first that reaches a limit; the rest cannot win.
         """
-        before = time.monotonic()
+        before = self.clock()
         rows = [self.as_ended(row) for row in rows] if finished else rows
         (nfe, model_rows), images = self.mark, self.decode(rows) if images is None else images
         early = self.decode_early(rows) if finished or rows[0].scout else []
@@ -484,8 +501,10 @@ class Driver:
                 reason = self.budget.reached(
                     candidates=self.finished, nfe=0, seconds=0, best=self.podium.best, since_best=self.podium.since_best
                 )
+        looked = self.clock() - before
+        self.look_seconds += looked
         if self.move_seconds is not None:
-            self.row_seconds = self.move_seconds + (time.monotonic() - before) / len(rows)
+            self.row_seconds = self.move_seconds + looked / len(rows)
         if reason:
             raise Stop(reason)
         return done

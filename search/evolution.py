@@ -14,6 +14,7 @@ from .space import Space
 from .types import Plan, Request, Row, Search, advance, finish, renoise
 
 WITHOUT_LIMIT = 32  # candidates to plan for where the budget names no number
+AT_ONCE = 4  # rows that are under way together where a clock may end the search
 States = dict[float, dict[int, Row]]  # sigma -> ledger id of a candidate -> the state that it passed there
 
 
@@ -56,7 +57,19 @@ def evolution(
 
 
 def grow(plan: Plan, rows: list[Row], states: States) -> Generator[Request, Any, list[Row]]:
-    """Finish rows, and remember the states that they pass at the sigmas of `states`."""
+    """Finish rows, and remember the states that they pass at the sigmas of `states`.
+
+    A few at a time where a clock may end the search: a whole generation that is under way would be lost then.
+    """
+    size = AT_ONCE if plan.seconds else len(rows)
+    images: list[Row] = []
+    for i in range(0, len(rows), size):
+        images += yield from grown(plan, rows[i : i + size], states)
+    return images
+
+
+def grown(plan: Plan, rows: list[Row], states: States) -> Generator[Request, Any, list[Row]]:
+    """The same, all at once."""
     passed: list[list[Row]] = []
     for sigma in states:
         if sigma < rows[0].sigma:

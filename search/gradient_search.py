@@ -9,7 +9,7 @@ from torch import Tensor
 from .errors import SearchError
 from .settings import check_at_least, check_choice
 from .space import Space
-from .types import Plan, Search, gradient
+from .types import Plan, Search, finish, gradient
 
 NORMS = ("sphere", "penalty", "free")
 
@@ -45,6 +45,9 @@ def gradient_search(
             "momentum from 0 to less than 1"
         )
     while True:
+        if patience == 0:  # a gradient would never be followed
+            yield from finish(space.fresh(1))
+            continue
         [row] = yield from gradient(space.fresh(1))
         best, stale = row.score, 0
         velocity: Tensor | float = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -36,8 +37,8 @@ def lidar(
     standard deviation of the lookaheads' scores counts, per number of the latent: 0.3 is the paper's 5,000 for latents
     of 4 x 64 x 64. The user's own seed is rendered first, as stock does.
 
-    Lookaheads take a `share` of the budget, MOST of them at most. Where the budget is not in NFE they come in rounds,
-    and each round's candidates are guided by all lookaheads so far.
+    Lookaheads take a `share` of the budget, MOST of them at most. Where neither NFE nor seconds are limited they come
+    in rounds, and each round's candidates are guided by all lookaheads so far.
     """
     _check(plan, steps, share, scale, strength, until)
     schedule = plan.coarse(steps)
@@ -63,8 +64,8 @@ def guided(row: Row, guide: LookaheadGuide, lookaheads: list[Row], told: dict[st
 
 def rounds(plan: Plan, cost: float, share: float) -> Iterator[tuple[int, int]]:
     """How many lookaheads, of `cost` whole candidates each, and then how many candidates."""
-    if plan.nfe and plan.candidate_nfe:
-        left = plan.nfe / plan.candidate_nfe - 1  # one is the user's own
+    left = plan.whole() - 1  # one is the user's own
+    if left < math.inf:
         lookaheads = min(MOST, round(share * left / cost))
         yield (lookaheads if lookaheads >= 2 and left - lookaheads * cost >= 1 else 0), AT_ONCE
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from .curves import curve_of
@@ -24,21 +25,23 @@ def pruned_search(
 
     As many candidates are begun as the plan for the budget says (see `halving_plan`), the user's own among them, and
     after some steps the best by their x0 predictions go on: those that their last step made anyway, so a look costs no
-    NFE. Where a clock may end the search, or no limit on NFE is known, the user's own is finished first, so that there
-    is an image at any time. `curve` says how much can be seen when: a name of search.curves, or its points.
-    `judge_cost` is what decoding and scoring one x0 prediction costs, in NFE, for plans that weigh it.
-    `measured_curve` is a measurement on the user's own model (`measuring.Measured` as JSON), used instead of `curve`.
+    NFE. Where a clock may end the search, or no limit on NFE is known, the user's own is finished first: so there is an
+    image at any time, and it tells how many more the time pays for. `curve` says how much can be seen when: a name of
+    search.curves, or its points. `judge_cost` is what decoding and scoring one x0 prediction costs, in NFE, for plans
+    that weigh it. `measured_curve` is a measurement on the user's own model (`measuring.Measured` as JSON), used
+    instead of `curve`.
     """
     known = Measured.from_json(measured_curve).curve() if measured_curve.strip() else curve_of(curve)
     steps = len(plan.sigmas) - 1
-    left = round(plan.nfe / plan.candidate_nfe * steps) if plan.nfe and plan.candidate_nfe else None
-    if left is None or plan.seconds:
+    spent = 0.0
+    if plan.seconds or not plan.nfe or not plan.candidate_nfe:
         yield from finish(space.fresh(1))
-        left = None if left is None else left - steps
+        spent = steps
     while True:
-        budget = OPEN_ROUND * steps if left is None else min(left, LARGEST_ROUND * steps)
+        left = plan.whole() * steps - spent
+        budget = round(min(left, LARGEST_ROUND * steps)) if left < math.inf else OPEN_ROUND * steps
         halving = halving_plan(known, steps, max(budget, steps), judge_cost)
-        left = None if left is None else left - round(halving.cost(steps))
+        spent += halving.cost(steps, judge_cost if plan.seconds else 0.0)  # looks take time, and no NFE
         rows, before = space.fresh(halving.first), 0
         for step, keep in halving.cuts:
             rows = yield from advance(rows, plan.sigmas[before : step + 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def run(
     folder: Path | None = None,
     watcher: Watcher | None = None,
     settings: dict[str, Any] | None = None,
+    clock: Callable[[], float] | None = None,
 ) -> SearchReport:
     """Search noises of `sampler` for the image that `verifier` likes best, within `budget`.
 
@@ -40,7 +42,7 @@ def run(
     and never optimised. Of the `top_k` no two have a cosine of `distinct` or more (1 = off) in the features of
     `distinct_by`, or else of the verifier, or else of thumbnails; there may be fewer then. `batch` is the micro-batch
     (0 = the sampler's own estimate; it never changes the result). `folder` receives ledger.jsonl as it grows.
-    `settings` is copied into the report.
+    `settings` is copied into the report. `clock` tells the seconds; the computer's own if not given.
 
     Raises SearchError when the budget cannot hold one candidate, when a verifier fails (naming it and the
     candidate) or when nothing could be judged; whatever was found by then is in the ledger. An interrupt of
@@ -98,9 +100,10 @@ def run(
     ledger = Ledger(folder)
     ledger.open(report.settings)
     driver = Driver(
-        sampler, verifier, held_out, likeness, budget, prompt, plan, report, top_k, batch, ledger, watcher or Watcher()
+        sampler, verifier, held_out, likeness, budget, prompt, plan, report, top_k, batch, ledger, watcher or Watcher(),
+        clock,
     )
-    search = algorithm.search(Space(candidates, seed, sampler.sigmas[0]), plan, **algorithm.settings)
+    search = algorithm.search(Space(candidates, seed, sampler.sigmas[0]), driver.plan, **algorithm.settings)
     try:
         request = next(search, None)
         while request is not None:

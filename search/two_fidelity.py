@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -53,10 +54,10 @@ def two_fidelity(space: Space, plan: Plan, effort: float = 0.2, shrink: int = 1,
 
 def rounds(plan: Plan, cost: float, agreement: float) -> Iterator[tuple[int, int]]:
     """The scouts and renders of every round."""
-    left = plan.nfe / plan.candidate_nfe - 1 if plan.nfe and plan.candidate_nfe else None  # one is the user's own
+    left = plan.whole() - 1  # one is the user's own
     while True:
-        scouts, renders = split(OPEN_ROUND if left is None else min(left, LARGEST_ROUND), cost, agreement)
-        left = None if left is None else left - scouts * cost - renders
+        scouts, renders = split(min(left, LARGEST_ROUND) if left < math.inf else OPEN_ROUND, cost, agreement)
+        left -= scouts * cost + renders
         yield scouts, renders
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -283,6 +284,12 @@ class Plan:
     family: str = ""  # of the model (see Sampler)
     look_cost: float = 0.0  # (see Sampler)
     verifiers: tuple[str, ...] = ()  # names of those that decide: the verifier, or the members that count
+    #: NFE that a limit on seconds pays for in all, at the pace so far; infinite before the first image.
+    allowance: Callable[[], float] = lambda: math.inf
+
+    def whole(self) -> float:
+        """The whole candidates that the limits on NFE and seconds allow in all; infinite where nothing tells."""
+        return min(self.nfe or math.inf, self.allowance()) / self.candidate_nfe if self.candidate_nfe else math.inf
 
     def coarse(self, steps: int) -> tuple[float, ...]:
         """At most `steps` steps along the whole schedule, at evenly chosen sigmas of it, both ends included."""

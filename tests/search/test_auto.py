@@ -76,8 +76,10 @@ def test_the_cuts_are_those_of_the_model_and_the_verifier_where_both_are_known(f
     assert made["curve"] in CURVES
 
 
-@pytest.mark.parametrize("limits, expected", [({"seconds": 60.0}, 0.4), ({"nfe": 240, "seconds": 60.0}, 0.0)])
-def test_what_looks_take_counts_where_seconds_alone_are_the_limit(limits: dict[str, Any], expected: float) -> None:
+@pytest.mark.parametrize(
+    "limits, expected", [({"seconds": 60.0}, 0.4), ({"nfe": 240, "seconds": 60.0}, 0.4), ({"nfe": 240}, 0.0)]
+)
+def test_what_looks_take_counts_where_seconds_are_a_limit(limits: dict[str, Any], expected: float) -> None:
     sampler = Counting(steps=20)
     sampler.look_cost = 0.4
     plan = Plan(sampler.sigmas, sampler.time, sampler.sigma, sampler.coefficients, 20, verifiers=("HPSv2",),

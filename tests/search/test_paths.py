@@ -236,3 +236,11 @@ def test_it_gains_over_its_first_images_on_a_landscape_that_it_can_climb() -> No
         assert same(report, search("paths", sampler, Budget(candidates=12), first_seed=seed, seed=seed))
         gains.append(max(e.score for e in report.finished[2:]) - max(e.score for e in report.finished[:2]))
     assert sum(gains) / 10 > 0.5
+
+
+@pytest.mark.parametrize("nfe", [212, 222, 390, 392, 400, 402])
+@pytest.mark.parametrize("shares", [{}, {"start": 0.4, "forward": 0.2, "backward": 0.25}], ids=str)
+def test_no_model_call_is_spent_on_paths_that_are_never_finished(nfe: int, shares: dict[str, float]) -> None:
+    report = search(algorithm("paths", **shares), Counting(steps=20), Budget(nfe=nfe))
+    assert report.nfe - max(evaluation.nfe for evaluation in report.finished) < 20  # less than one image
+    assert nfe - report.nfe < 20

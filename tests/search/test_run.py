@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from pack.search import Budget, SearchError, Watcher, algorithm, driver
+from pack.search.curves import curve_of
+from pack.search.halving_plan import halving_plan
 from pack.search.types import Algorithm, Meter, Row, finish
 from pack.tests.search.worlds import (
     Clock,
@@ -333,6 +335,29 @@ def test_the_seconds_budget_holds_but_for_one_micro_batch(
     # before anything is finished an image must be finished all the same
     assert wall <= max(seconds + micro_batch, (2 if name == "paths" else 1) * (one_row + micro_batch)) + 1e-9
     assert all(a.seconds <= b.seconds for a, b in zip(report.evaluations, report.evaluations[1:], strict=False))
+
+
+@NAMES
+@pytest.mark.parametrize("budget", [Budget(seconds=30), Budget(seconds=90), Budget(seconds=60, nfe=2000)], ids=str)
+def test_seconds_are_spent_on_what_is_finished(name: str, budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setitem(DRIVER, "time", clock)
+    begin = clock.now
+    report = search(name, Timed(clock, 0.0, 0.14, steps=20), budget, batch=4)  # 3 seconds for an image
+    wall, last = clock.now - begin, max(evaluation.seconds for evaluation in report.finished)
+    assert last > 0.8 * budget.seconds and wall <= budget.seconds + 4 * 3.1
+    assert len(report.finished) >= budget.seconds / 30 + 1
+
+
+def test_pruned_search_plans_for_what_the_seconds_pay_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, curve = Clock(), ((0.2, 0.8), (0.4, 0.95))
+    monkeypatch.setitem(DRIVER, "time", clock)
+    recorded = Recorded("pruned", curve=curve, judge_cost=2.0)
+    report = search(recorded.algorithm, Timed(clock, 0.0, 0.15, steps=20), Budget(seconds=66), batch=4)
+    plan = halving_plan(curve_of(curve), 20, 19 * 20, 2.0)  # 3.3 seconds for an image, and 19 are left after the first
+    own, begun = recorded.requests[:2]
+    assert len(own.rows) == 1 and len(begun.rows) == plan.first > 19
+    assert len(report.finished) >= 1 + plan.cuts[-1][1]
 
 
 def test_a_seconds_budget_grows_its_micro_batch_and_shrinks_it_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
