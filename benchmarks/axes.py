@@ -14,7 +14,7 @@ import argparse
 from typing import Any
 
 from ..demo.measure import frozen_prompts
-from .pass_rate import CFG, RESULTS, SEARCH_STEPS, SEED, Worker, clustered, judged
+from .pass_rate import CFG, RESULTS, SEARCH_STEPS, Worker, clustered, judged, prompt_seed
 
 FIRST = 100
 #: Searches by name; the settings are those of search.axes.
@@ -33,10 +33,11 @@ def winners(worker: Worker, settings: dict[str, Any] | None, cosine: float | Non
     from ..search.run import run
     from ..search.space import Candidates
 
+    seed = prompt_seed(prompt)
     algorithm = search.algorithm("random") if settings is None else search.algorithm("axes", **settings)
     report = run(
         algorithm, worker.world.sampler(prompt, SEARCH_STEPS, CFG), worker.ensemble, search.Budget(nfe=max(nfe)),
-        candidates=Candidates(Candidates.of_seed(SEED).first, SEED, cosine), prompt=prompt, seed=SEED,
+        candidates=Candidates(Candidates.of_seed(seed).first, seed, cosine), prompt=prompt, seed=seed,
         held_out=worker.judge, batch=16,
     )  # fmt: skip
     rows = [(e.nfe, e.score, judged(e.held_out)) for e in report.finished]

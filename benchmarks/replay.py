@@ -16,11 +16,12 @@ within-prompt standard deviations, less those of best-of-N's pick.
 Tables, each in a file of its own, benchmarks/results/replay_TABLE.md:
 
 free              looks on the way cost nothing
-charged           every score of an x0 prediction is charged with 0.25 NFE for decoder and verifier
+charged           every score of an x0 prediction is charged with 0.25 NFE for decoder and verifier, out of the budget
 real              with what that takes through the model's own VAE, by bench look_cost
 cautious          free, by the curve that `auto` uses on models that it does not know: the least that was seen of any of
                   these arrays, so it is no test of that curve, but of what caution costs
-cautious_charged  by that curve, and with what `auto` then takes for the cost where seconds are the limit
+clock             by that curve, where seconds are the limit, as `auto` has it: an NFE takes one second, and a look what
+                  `auto` takes for it on a model that it does not know. What it takes too long is charged.
 
 A table takes twenty minutes of one core.
 """
@@ -35,15 +36,15 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..search import Algorithm, Budget, Candidates, algorithm, run
+from ..search import Algorithm, Budget, Candidates, Watcher, algorithm, run
 from ..search.curves import CURVES, LOOK_COSTS, curve_of, measured_curve
 from ..search.halving_plan import HalvingPlan, halving_plan
+from ..search.report import Evaluation
 from ..search.types import Meter, Row
 from .pass_rate import RESULTS
 from .statistics import best_of_n, of_best
@@ -63,6 +64,7 @@ class Kind:
     title: str
     costs: Mapping[str, float]
     known: Points | None = None
+    by_clock: bool = False
 
 
 _REAL = {"flux": LOOK_COSTS["FLUX.1-dev"][0], "sdxl": LOOK_COSTS["SDXL"][0]}
@@ -72,9 +74,9 @@ TABLES = {
     "charged": Kind("every look charged 0.25 NFE", {"flux": 0.25, "sdxl": 0.25}),
     "real": Kind(f"every look charged {_REAL['flux']:g} NFE (FLUX) or {_REAL['sdxl']:g} (SDXL)", _REAL),
     "cautious": Kind("looks free, by the cautious curve", {"flux": 0.0, "sdxl": 0.0}, CURVES["cautious"]),
-    "cautious_charged": Kind(
-        f"every look charged {_UNKNOWN:g} NFE, by the cautious curve", {"flux": _UNKNOWN, "sdxl": _UNKNOWN},
-        CURVES["cautious"],
+    "clock": Kind(
+        f"by the clock, every look {_UNKNOWN:g} s, by the cautious curve", {"flux": _UNKNOWN, "sdxl": _UNKNOWN},
+        CURVES["cautious"], by_clock=True,
     ),
 }  # fmt: skip
 
@@ -155,6 +157,40 @@ class Recorded:
         return self.scores[column, done - 1]
 
 
+class Charge(Watcher):
+    """What a search spends: its NFE, and `cost` for every look. Ends it at a `limit`; 0 = none."""
+
+    def __init__(self, cost: float, limit: float) -> None:
+        self.cost, self.limit = cost, limit
+        self.nfe = self.looks = 0
+
+    @property
+    def spent(self) -> float:
+        """In NFE."""
+        return self.nfe + self.cost * self.looks
+
+    def progress(self, nfe: int, expected: int | None) -> None:
+        """See search.Watcher."""
+        self.nfe = nfe
+
+    def evaluated(self, evaluation: Evaluation, images: Tensor, best: bool) -> None:
+        """See search.Watcher."""
+        self.looks += evaluation.candidate is None
+
+    def finish_now(self) -> bool:
+        """See search.Watcher."""
+        return 0 < self.limit <= self.spent
+
+
+@dataclass(frozen=True)
+class Found:
+    """The seed that a search returns, how many it began, and what it spent in NFE."""
+
+    seed: int
+    begun: int
+    spent: float
+
+
 class Replay:
     """The recorded rewards of one model, and searches on them."""
 
@@ -165,18 +201,24 @@ class Replay:
         self.orders = [np.random.default_rng([7, p]).permuted([range(self.seeds)] * most, axis=1)
                        for p in range(self.prompts)]  # fmt: skip
         self.count = {budget: orders * BUDGETS[-1] // budget for budget in BUDGETS}
-        self.settings: dict[HalvingPlan, dict[str, Any]] = {}
+        self.curves: dict[HalvingPlan, Points] = {}
         self.pick = cache(self._pick)
         self.best_of = cache(lambda reward: best_of_n(self.rewards[reward][:, :, -1]))
 
-    def _pick(self, reward: str, budget: int, plan: HalvingPlan, prompt: int, order: int) -> tuple[int, int]:
-        """The seed that pruned search returns, and how many it began. Curves with one plan lead to one search."""
+    def _pick(
+        self, reward: str, budget: int, plan: HalvingPlan, cost: float, by_clock: bool, prompt: int, order: int
+    ) -> Found:
+        """What pruned search finds. Curves with one plan lead to one search."""
         sampler = Played(self.steps, self.orders[prompt][order])
         verifier = Recorded(reward, torch.from_numpy(self.rewards[reward][prompt]))
-        made: Algorithm = algorithm("pruned", **self.settings[plan])
-        report = run(made, sampler, verifier, Budget(nfe=budget), candidates=Candidates.of_seed(1), seed=prompt)
-        assert report.best is not None and report.nfe <= budget
-        return sampler.column(report.best.evaluation.recipe[0]["seed"]), len(sampler.place)
+        made: Algorithm = algorithm("pruned", curve=self.curves[plan], judge_cost=cost)
+        charge = Charge(cost, 0 if by_clock else budget)
+        report = run(
+            made, sampler, verifier, Budget(seconds=budget) if by_clock else Budget(nfe=budget),
+            candidates=Candidates.of_seed(1), seed=prompt, watcher=charge, clock=lambda: charge.spent,
+        )  # fmt: skip
+        assert report.best is not None
+        return Found(sampler.column(report.best.evaluation.recipe[0]["seed"]), len(sampler.place), charge.spent)
 
     def curve(self, reward: str, train: Sequence[int]) -> Points:
         """What the training prompts say of how early the best can be seen."""
@@ -184,22 +226,24 @@ class Replay:
         return tuple((round(share, 4), round(seen, 2)) for share, seen in measured if share >= FIRST)
 
     def measure(
-        self, reward: str, budget: int, seen: Points, judge_cost: float, test: Sequence[int]
+        self, reward: str, budget: int, seen: Points, cost: float, by_clock: bool, test: Sequence[int]
     ) -> tuple[float, float, dict[str, float]]:
         """Effective compute on the test prompts by a curve, its standard error from the orders alone, and how the other
         rewards of the pick differ from best-of-N's."""
-        plan = halving_plan(curve_of(seen), self.steps, budget, judge_cost)
-        self.settings.setdefault(plan, {"curve": seen, "judge_cost": judge_cost})
-        done = {p: [self.pick(reward, budget, plan, p, o) for o in range(self.count[budget])] for p in test}
-        picks = {p: [seed for seed, _ in each] for p, each in done.items()}
+        plan = halving_plan(curve_of(seen), self.steps, budget, cost)
+        self.curves.setdefault(plan, seen)
+        done = {p: [self.pick(reward, budget, plan, cost, by_clock, p, o) for o in range(self.count[budget])]
+                for p in test}  # fmt: skip
+        picks = {p: [each.seed for each in found] for p, found in done.items()}
+        spent = max(budget, statistics.fmean(each.spent for found in done.values() for each in found))
         table = self.rewards[reward]
         found = np.array([table[p, picks[p], -1] for p in test])
         # an order is lucky when the best that was begun in it is; how lucky on the mean is known
         luck = np.array(
             [
                 [
-                    table[p, self.orders[p][o][:begun], -1].max() - self.best_of(reward)[begun - 1, p]
-                    for o, (_, begun) in enumerate(done[p])
+                    table[p, self.orders[p][o][: each.begun], -1].max() - self.best_of(reward)[each.begun - 1, p]
+                    for o, each in enumerate(done[p])
                 ]
                 for p in test
             ]
@@ -208,7 +252,7 @@ class Replay:
         error = math.sqrt(found.var(axis=1, ddof=1).mean() / found.size)
         curve = self.best_of(reward)[:, test].mean(axis=1)
         low, effective, high = (
-            float(np.interp(found.mean() + shift, curve, np.arange(1, self.seeds + 1))) * self.steps / budget
+            float(np.interp(found.mean() + shift, curve, np.arange(1, self.seeds + 1))) * self.steps / spent
             for shift in (-error, 0.0, error)
         )
         differences = {}
@@ -237,16 +281,16 @@ def halves(prompts: int, splits: int) -> list[tuple[list[int], list[int]]]:
     return made
 
 
-def row(
-    replay: Replay, model: str, reward: str, splits: int, judge_cost: float, known: Points | None
-) -> tuple[str, float]:
-    """One line of a table: effective compute at every budget, and the largest held-out difference. By a `known` curve,
+def row(replay: Replay, model: str, reward: str, splits: int, kind: Kind) -> tuple[str, float]:
+    """One line of a table: effective compute at every budget, and the largest held-out difference. By a known curve,
     or else by that of the other half of the prompts. With it the largest standard error from the orders.
     """
     cells, held_out, errors = [], [], []
     for budget in BUDGETS:
         found = [
-            replay.measure(reward, budget, known or replay.curve(reward, train), judge_cost, test)
+            replay.measure(
+                reward, budget, kind.known or replay.curve(reward, train), kind.costs[model], kind.by_clock, test
+            )
             for train, test in halves(replay.prompts, splits)
         ]
         effective = [each for each, _, _ in found]
@@ -268,7 +312,7 @@ def table(name: str, replays: Mapping[str, Replay], splits: int, orders: int) ->
     ]  # fmt: skip
     for model, replay in replays.items():
         for reward in REWARDS:
-            line, error = row(replay, model, reward, splits, kind.costs[model], kind.known)
+            line, error = row(replay, model, reward, splits, kind)
             lines.append(line)
             errors.append(error)
             print(line, flush=True)

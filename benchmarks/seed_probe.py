@@ -16,7 +16,7 @@ from typing import Any
 
 from ..demo.measure import frozen_prompts
 from .axes import FIRST
-from .pass_rate import CFG, RESULTS, SEARCH_STEPS, SEED, Worker
+from .pass_rate import CFG, RESULTS, SEARCH_STEPS, Worker, prompt_seed
 
 DENOISE = 0.2
 
@@ -30,10 +30,12 @@ def reports(worker: Worker, prompt: str, candidates: int) -> Iterator[tuple[str,
     from ..search.run import run
     from ..search.space import Candidates
 
+    seed = prompt_seed(prompt)
+
     def report(sampler: Any, cosine: float | None) -> Any:
         return run(
             search.algorithm("random"), sampler, worker.ensemble, search.Budget(candidates=candidates), prompt=prompt,
-            candidates=Candidates(Candidates.of_seed(SEED).first, SEED, cosine), batch=8, top_k=candidates,
+            candidates=Candidates(Candidates.of_seed(seed).first, seed, cosine), batch=8, top_k=candidates,
         )  # fmt: skip
 
     whole = worker.world.sampler(prompt, SEARCH_STEPS, CFG)
