@@ -277,7 +277,10 @@ class GuidedSampler:
         if self.sigmas[-1] > 0:
             return f"the SIGMAS do not end at 0 (got {self.sigmas[-1]:g}), so there is no clean image to score"
         if self.cost(self.sigmas) is None:
-            return "the sampler chooses its steps by the image: choose one with a fixed number of steps, such as euler"
+            return (
+                "the sampler chooses its steps by the image or looks into the model: choose one with a fixed number of "
+                "steps, such as euler"
+            )
         if self._foreign_wrappers() or self._foreign_wrappers(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE):
             return "a patch on the model (EasyCache, LazyCache or the like) leaves out calls or keeps memory"
         if any(keeps_memory(f) for f in self._cfg_functions()):
@@ -508,6 +511,8 @@ class GuidedSampler:
             return True
         if any(keeps_memory(f) for f in self._cfg_functions()) and self.cost(self.sigmas) is None:
             return True  # rows of an adaptive sampler interleave
+        if isinstance(self.sampler, comfy.samplers.KSAMPLER) and not self._rehearsal.works:
+            return True  # it may keep in the model what belongs to one row, as SamplerARVideo does
         conds = [cond for each in self.guider.original_conds.values() for cond in each]
         return not all(repeats_alike(cond, self.rows_per_candidate) for cond in conds)
 
