@@ -314,10 +314,8 @@ def search_output(report: SearchReport, port: GuidedSampler, given: Any, dtype: 
 
 def top_images(report: SearchReport) -> torch.Tensor:
     """The pictures of the top k, best first; of a video or a batch, all frames of the best only."""
-    first = report.top[0].images
-    if first.shape[0] > 1 or first.ndim == 5:
-        return first.reshape(-1, *first.shape[-3:])
-    return torch.cat([kept.images for kept in report.top])
+    each = [kept.images.reshape(-1, *kept.images.shape[-3:]) for kept in report.top]
+    return each[0] if len(each[0]) > 1 else torch.cat(each)
 
 
 def summary(report: SearchReport) -> dict[str, Any]:
