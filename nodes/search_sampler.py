@@ -36,7 +36,8 @@ def search_inputs() -> list[io.Input]:
         io.Vae.Input("vae", tooltip="Decodes candidates for the verifier."),
         sockets.Verifier.Input("verifier", tooltip="What the search looks for: a Verifier or a Verifier Ensemble."),
         io.String.Input("prompt", multiline=True, default="", optional=True,
-                        tooltip="What the verifier compares images with. Empty = the text that feeds the sampler."),
+                        tooltip="What the verifier compares images with, as it stands. Empty = the text that feeds the "
+                        "sampler, without weights such as (cat:1.2), brackets and embedding: words."),
         io.Int.Input("max_candidates", default=16, min=0, max=100000, optional=True,
                      tooltip="Finished images. 0 = off."),
         io.Int.Input("max_nfe", default=0, min=0, max=100000000, optional=True,
