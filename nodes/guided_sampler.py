@@ -41,6 +41,7 @@ LARGEST_MICRO_BATCH = 32
 FAMILIES = {"Flux": "FLUX.1-dev", "SDXL": "SDXL"}
 #: Places along a side of a latent below which no row is made smaller.
 SMALLEST_LATENT = 4
+PREVIEWED = "what was not finished was decoded by preview_vae"
 
 
 class GuidedSampler:
@@ -67,7 +68,7 @@ class GuidedSampler:
         self.given = given  # the NOISE that recipes with a "given" operation start from
         self.schedule = sigmas.detach().cpu()
         self.sigmas: tuple[float, ...] = tuple(self.schedule.tolist())
-        self.notes = [] if preview_vae is None else ["what was not finished was decoded by preview_vae"]
+        self.notes: list[str] = []
         self.meter: Meter | None = None
         self._count = threading.Lock()  # with several GPUs the model is entered from several threads
         self.guider = copy.copy(guider)
@@ -172,6 +173,8 @@ class GuidedSampler:
         latents = torch.cat([self.visible_latent(row) for row in rows])
         finished = rows[0].sigma == self.sigmas[-1] and not rows[0].scout
         decoder = self.decoder if finished else self.preview
+        if decoder is not self.decoder and PREVIEWED not in self.notes:
+            self.notes.append(PREVIEWED)
         return split(decoder.images(latents), len(rows))
 
     def visible_latent(self, row: Row) -> torch.Tensor:
