@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
+from comfy_extras import nodes_custom_sampler
 
 from ..search.errors import SearchError
 from ..search.recipe import MIDWAY, Operation, Recipe
@@ -27,9 +30,19 @@ def candidates_around(noise: Any, seed: int, cosine: float | None) -> WiredCandi
     """Candidates that start with a NOISE object; with a `cosine`, the later ones are its neighbours."""
     if isinstance(noise, RecipeNoise) and not noise.recipe.ascended:
         return WiredCandidates(Candidates(noise.recipe, seed, cosine), noise.given)
-    if type(noise).__name__ == "Noise_RandomNoise":  # its module is not importable: the host loads it under a path
+    if _is_random_noise(noise):
         return WiredCandidates(Candidates(Recipe.of_seed(noise.seed), seed, cosine))
     return WiredCandidates(Candidates(Recipe.of_given(int(noise.seed)), seed, cosine), noise)
+
+
+def _is_random_noise(noise: Any) -> bool:
+    """Whether a NOISE is of the host's own Random Noise, and no other pack's class of that name.
+
+    The host loads the file of its nodes under a path, and whoever imports it has the class once more: the file decides.
+    """
+    file = getattr(sys.modules.get(type(noise).__module__), "__file__", None)
+    named = type(noise).__name__ == nodes_custom_sampler.Noise_RandomNoise.__name__
+    return named and file is not None and Path(file).samefile(nodes_custom_sampler.__file__)
 
 
 class NoiseCandidate(io.ComfyNode):

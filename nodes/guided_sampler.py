@@ -41,6 +41,7 @@ LARGEST_MICRO_BATCH = 32
 FAMILIES = {"Flux": "FLUX.1-dev", "SDXL": "SDXL"}
 #: Places along a side of a latent below which no row is made smaller.
 SMALLEST_LATENT = 4
+PREVIEWED = "what was not finished was decoded by preview_vae"
 
 
 class GuidedSampler:
@@ -67,7 +68,7 @@ class GuidedSampler:
         self.given = given  # the NOISE that recipes with a "given" operation start from
         self.schedule = sigmas.detach().cpu()
         self.sigmas: tuple[float, ...] = tuple(self.schedule.tolist())
-        self.notes = [] if preview_vae is None else ["what was not finished was decoded by preview_vae"]
+        self.notes: list[str] = []
         self.meter: Meter | None = None
         self._count = threading.Lock()  # with several GPUs the model is entered from several threads
         self.guider = copy.copy(guider)
@@ -172,6 +173,8 @@ class GuidedSampler:
         latents = torch.cat([self.visible_latent(row) for row in rows])
         finished = rows[0].sigma == self.sigmas[-1] and not rows[0].scout
         decoder = self.decoder if finished else self.preview
+        if decoder is not self.decoder and PREVIEWED not in self.notes:
+            self.notes.append(PREVIEWED)
         return split(decoder.images(latents), len(rows))
 
     def visible_latent(self, row: Row) -> torch.Tensor:
@@ -277,7 +280,10 @@ class GuidedSampler:
         if self.sigmas[-1] > 0:
             return f"the SIGMAS do not end at 0 (got {self.sigmas[-1]:g}), so there is no clean image to score"
         if self.cost(self.sigmas) is None:
-            return "the sampler chooses its steps by the image: choose one with a fixed number of steps, such as euler"
+            return (
+                "the sampler chooses its steps by the image or looks into the model: choose one with a fixed number of "
+                "steps, such as euler"
+            )
         if self._foreign_wrappers() or self._foreign_wrappers(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE):
             return "a patch on the model (EasyCache, LazyCache or the like) leaves out calls or keeps memory"
         if any(keeps_memory(f) for f in self._cfg_functions()):
@@ -508,6 +514,8 @@ class GuidedSampler:
             return True
         if any(keeps_memory(f) for f in self._cfg_functions()) and self.cost(self.sigmas) is None:
             return True  # rows of an adaptive sampler interleave
+        if isinstance(self.sampler, comfy.samplers.KSAMPLER) and not self._rehearsal.works:
+            return True  # it may keep in the model what belongs to one row, as SamplerARVideo does
         conds = [cond for each in self.guider.original_conds.values() for cond in each]
         return not all(repeats_alike(cond, self.rows_per_candidate) for cond in conds)
 

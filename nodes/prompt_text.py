@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+from comfy.sd1_clip import escape_important, token_weights, unescape_important
 
 import nodes as host_nodes
 
 from ..search.errors import SearchError
 
+#: Where the host's tokenizer sees an embedding: at the start of a piece, or after a space.
+_EMBEDDING = re.compile(r"(?:^|(?<=\s))embedding:[^\s<\[]*\s*")
+
 
 def prompt_of(graph: Any, node_id: str, inputs: tuple[str, ...] = ("positive",)) -> str:
     """The prompt behind a node's conditioning: `graph` is the host's dynamic prompt of the running workflow.
 
-    Follows the wires from the node's `inputs` to the one node that encodes text. Raises SearchError when there is
-    none, or several with different texts.
+    Follows the wires from the node's `inputs` to the one node that encodes text, and reads it as `plain` does. Raises
+    SearchError when there is none, or several with different texts.
     """
     texts: list[str] = []
     _collect(graph, graph.get_node(node_id), inputs, texts, set())
@@ -25,6 +31,18 @@ def prompt_of(graph: Any, node_id: str, inputs: tuple[str, ...] = ("positive",))
         f"prompt: the widget is empty and {got} was found behind {inputs[0]}; the verifier needs one prompt: "
         "type it into the prompt widget"
     )
+
+
+def plain(text: str) -> str:
+    """What a text says without ComfyUI's syntax: no brackets and weights, no embeddings, \\( as (.
+
+    It is cut up as the host's tokenizer does it. No verifier was taught that syntax.
+    """
+    said = ""
+    for marked, _ in token_weights(escape_important(text), 1.0):
+        piece = _EMBEDDING.sub("", unescape_important(marked))
+        said += " " * (said[-1:].isalnum() and piece[:1].isalnum()) + piece  # the host never joins words of two pieces
+    return re.sub(r",\s*(?=,)", "", said).strip(", \n")
 
 
 def _collect(graph: Any, node: dict[str, Any], names: Any, texts: list[str], seen: set[tuple[str, str]]) -> None:
@@ -64,7 +82,7 @@ def _texts(graph: Any, node: dict[str, Any]) -> list[str]:
             held = [v for n, v in source["inputs"].items() if isinstance(v, str) and kinds.get(n) == "STRING"]
             value = held[0] if len(held) == 1 else None  # a node that joins texts is not re-enacted here
         if kind == "STRING" and isinstance(value, str):
-            found.append(value)
+            found.append(plain(value))
     return found
 
 

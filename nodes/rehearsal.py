@@ -4,13 +4,39 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import cached_property, wraps
+from typing import Any, ParamSpec, TypeVar
 
+import comfy.model_management
 import comfy.samplers
 import torch
 
 from ..search.differentiable import differentiable, gradient_of
 from .lockstep import Call, SuspendedModel
+
+Given, Found = ParamSpec("Given"), TypeVar("Found")
+
+
+def or_else(unknown: Any) -> Callable[[Callable[Given, Found]], Callable[Given, Found]]:
+    """What a rehearsal finds out, or `unknown` where the sampler fails in it, for whatever reason of its own.
+
+    Some look at the shape of the image or into the network, and do well with the real ones. If not, the search raises
+    their own complaint. Cancel, which is no Exception, and memory that runs out are raised here.
+    """
+
+    def guarded(find: Callable[Given, Found]) -> Callable[Given, Found]:
+        @wraps(find)
+        def found(*args: Given.args, **kwargs: Given.kwargs) -> Found:
+            try:
+                return find(*args, **kwargs)
+            except Exception as error:
+                if isinstance(error, MemoryError) or comfy.model_management.is_oom(error):
+                    raise
+                return unknown
+
+        return found
+
+    return guarded
 
 
 class Rehearsal:
@@ -20,13 +46,24 @@ class Rehearsal:
         self.guider, self.sampler, self.schedule, self.scale = guider, sampler, schedule, scale
         self.model_sampling = guider.model_patcher.get_model_object("model_sampling")
 
+    @cached_property
+    @or_else(False)
+    def works(self) -> bool:
+        """Whether the sampler can be rehearsed: not if it looks at more of the model than its answers."""
+        self._calls(self.schedule, 0.0)
+        return True
+
+    @or_else(None)
     def cost(self, sigmas: torch.Tensor) -> int | None:
-        """Forwards of one row along sigmas; None where that depends on the image, or the SAMPLER is not stock's."""
+        """Forwards of one row along sigmas; None where that depends on the image, or the SAMPLER is not stock's or
+        cannot be rehearsed.
+        """
         if not isinstance(self.sampler, comfy.samplers.KSAMPLER):
             return None
         still, wiggly = (len(self._calls(sigmas, wave)) for wave in (0.0, 1.0))
         return still if still == wiggly else None
 
+    @or_else(False)
     def pauses_exactly(self) -> bool:
         """Whether a row that stops in the middle and goes on ends as if it had not: not where a sampler remembers steps
         or draws noise.
@@ -35,11 +72,13 @@ class Rehearsal:
         whole = self._end([self.schedule])
         return torch.equal(whole, self._end([self.schedule[: middle + 1], self.schedule[middle:]]))
 
+    @or_else(True)
     def draws_noise(self) -> bool:
-        """Whether the seed of its steps decides where it ends."""
+        """Whether the seed of its steps may decide where it ends."""
         one, other = (self._end([self.schedule], seed) for seed in (1, 2))
         return not torch.equal(one, other)
 
+    @or_else(False)  # also where it writes into what autograd needs, or mixes precisions
     def passes_gradient(self) -> bool:
         """Whether autograd agrees with finite differences on where the sampler takes a scalar."""
         if any(call.model_options for call in self._calls(self.schedule, 0.0)):
@@ -58,11 +97,8 @@ class Rehearsal:
         model = self._answering(answer)
         with torch.random.fork_rng(devices=[]), differentiable():
             x, step = torch.full([1, 1, 1, 1], 0.5, dtype=torch.float64, requires_grad=True), 1e-5
-            try:
-                [slope] = gradient_of(end(x), [x])
-                expected = (end(x.detach() + step) - end(x.detach() - step)) / (2 * step)
-            except RuntimeError:  # it writes into what autograd needs, or mixes precisions
-                return False
+            [slope] = gradient_of(end(x), [x])
+            expected = (end(x.detach() + step) - end(x.detach() - step)) / (2 * step)
         return bool(torch.allclose(slope, expected, rtol=1e-2, atol=1e-6))
 
     def _calls(self, sigmas: torch.Tensor, wave: float) -> list[Call]:

@@ -36,7 +36,8 @@ def search_inputs() -> list[io.Input]:
         io.Vae.Input("vae", tooltip="Decodes candidates for the verifier."),
         sockets.Verifier.Input("verifier", tooltip="What the search looks for: a Verifier or a Verifier Ensemble."),
         io.String.Input("prompt", multiline=True, default="", optional=True,
-                        tooltip="What the verifier compares images with. Empty = the text that feeds the sampler."),
+                        tooltip="What the verifier compares images with, as it stands. Empty = the text that feeds the "
+                        "sampler, without weights such as (cat:1.2), brackets and embedding: words."),
         io.Int.Input("max_candidates", default=16, min=0, max=100000, optional=True,
                      tooltip="Finished images. 0 = off."),
         io.Int.Input("max_nfe", default=0, min=0, max=100000000, optional=True,
@@ -314,10 +315,8 @@ def search_output(report: SearchReport, port: GuidedSampler, given: Any, dtype: 
 
 def top_images(report: SearchReport) -> torch.Tensor:
     """The pictures of the top k, best first; of a video or a batch, all frames of the best only."""
-    first = report.top[0].images
-    if first.shape[0] > 1 or first.ndim == 5:
-        return first.reshape(-1, *first.shape[-3:])
-    return torch.cat([kept.images for kept in report.top])
+    each = [kept.images.reshape(-1, *kept.images.shape[-3:]) for kept in report.top]
+    return each[0] if len(each[0]) > 1 else torch.cat(each)
 
 
 def summary(report: SearchReport) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ..search.report import SearchReport
 from ..search.series import run_series
 from . import sockets
 from .live import FINISH
+from .prompt_text import plain
 from .search_sampler import SearchSampler, search_as_ksampler, summary
 
 _SHARED = (
@@ -40,7 +41,9 @@ class SearchPrompts(io.ComfyNode):
                 io.Model.Input("model"),
                 io.Clip.Input("clip", tooltip="Encodes the prompts."),
                 io.String.Input("prompts", multiline=True, default="",
-                                tooltip="One prompt per line. Empty lines and lines that start with # are left out."),
+                                tooltip="One prompt per line. Empty lines and lines that start with # are left out. "
+                                "The verifier gets them without weights such as (cat:1.2), brackets and embedding: "
+                                "words."),
                 io.String.Input("negative", multiline=True, default="",
                                 tooltip="What to avoid, in every image."),
                 io.Int.Input(
@@ -81,7 +84,8 @@ class SearchPrompts(io.ComfyNode):
         def search_one(number: int, prompt: str) -> SearchReport:
             out = search_as_ksampler(
                 cls, model=model, seed=(seed + number) % _SEEDS, positive=encoded(clip, prompt), negative=avoided,
-                verifier=verifier, held_out=held_out, prompt=prompt, top_k=1, part=f"{number + 1:04}", **settings,
+                verifier=verifier, held_out=held_out, prompt=plain(prompt) or prompt, top_k=1,
+                part=f"{number + 1:04}", **settings,
             )  # fmt: skip
             outputs.append(out)
             report: SearchReport = out.args[5]

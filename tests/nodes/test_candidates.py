@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import comfy.samplers
 import comfy.utils
 import pytest
 import torch
+from comfy_extras import nodes_custom_sampler
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 
+import nodes as host_nodes
 from pack.nodes.candidates import NoiseCandidate, NoiseFromRecipe, WiredCandidates
 from pack.nodes.noise import RecipeNoise, packed
 from pack.search import Recipe
@@ -24,6 +27,16 @@ class Given:
     def generate_noise(self, latent: dict[str, Any]) -> torch.Tensor:
         samples = latent["samples"]
         return torch.randn(samples.shape, generator=torch.Generator().manual_seed(5)).roll(1, -1)
+
+
+class Scaled(Noise_RandomNoise):
+    """A NOISE of another pack whose class has the name of the host's."""
+
+    def generate_noise(self, latent: dict[str, Any]) -> torch.Tensor:
+        return 0.9 * super().generate_noise(latent)
+
+
+Scaled.__name__ = Noise_RandomNoise.__name__
 
 
 def wired(**inputs: Any) -> WiredCandidates:
@@ -95,6 +108,22 @@ def test_a_given_noise_in_the_search_is_stock_and_its_winner_can_be_wired_again(
     assert torch.equal(noises(next_round, 1)[0], won[2].generate_noise(tiny.latent()))
     again = tiny.search_custom(won[2], guider, sampler, sigmas, max_candidates=1)
     assert tiny.difference(again.args[0], won[0]) == 0.0
+
+
+def test_a_noise_of_another_pack_with_the_name_of_the_hosts_is_taken_as_given() -> None:
+    model, noise = tiny.sd3(), Scaled(3)
+    guider, sampler, sigmas = tiny.guider(model), comfy.samplers.sampler_object("euler"), tiny.sigmas(model, 3)
+    out = tiny.search_custom(noise, guider, sampler, sigmas, max_candidates=1)
+    assert tiny.difference(out.args[0], tiny.stock_custom(noise, guider, sampler, sigmas, tiny.latent())) == 0.0
+    assert out.args[5].best.evaluation.seed is None and out.args[3].message.startswith("the winner's noise is no plain")
+
+
+def test_random_noise_is_known_by_whatever_name_the_host_has_loaded_it() -> None:
+    assert asyncio.run(host_nodes.load_custom_node(nodes_custom_sampler.__file__, module_parent="comfy_extras"))
+    noise = host_nodes.NODE_CLASS_MAPPINGS["RandomNoise"].execute(5).args[0]
+    assert type(noise) is not Noise_RandomNoise
+    for each in (noise, Noise_RandomNoise(5)):
+        assert wired(noise=each, cosine=0.9).candidates.recipe(0).seed == 5
 
 
 def test_wired_candidates_decide_candidate_0_and_the_widget_only_the_search() -> None:

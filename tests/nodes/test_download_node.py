@@ -18,6 +18,7 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 import pytest
+from comfy_execution.graph_utils import ExecutionBlocker
 
 from pack import load_pack
 from pack.nodes.download_node import DownloadVerifierFiles, offers
@@ -100,11 +101,30 @@ def test_the_files_arrive_where_the_drop_down_finds_them(two_files: Any, models:
 
 
 def test_without_the_licence_it_only_says_what_there_is(two_files: Any, models: Path) -> None:
-    with pytest.raises(SearchError) as caught:
-        run(accepted=False)
+    out = run(accepted=False)
+    [sentence] = out.ui["text"]
     for said in ("3 MB", "5 bytes", "MIT", "Apache-2.0", f"http://127.0.0.1:{two_files.server_port}", "switch"):
-        assert said in str(caught.value)
-    assert not models.exists() and "\n" not in str(caught.value)
+        assert said in sentence
+    assert not models.exists() and "\n" not in sentence
+    assert isinstance(out.args[0], ExecutionBlocker) and out.args[0].message == sentence
+
+
+def test_files_that_are_there_are_given_without_the_licence_too(
+    two_files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = [tmp_path / "models" / "verifiers", tmp_path / "big disk"]
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "verifiers", ([str(each) for each in both], set()))
+    model, words = both[1] / "two/model.bin", both[0] / "two/vocab.txt"
+    none = fingerprint()
+    for path, said in ((model, "3.1 MB"), (words, "5 bytes")):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(CONTENT[f"/{path.name}"])
+        out = run(accepted=False)
+        assert f"{path}: is there, {said}" in out.ui["text"]
+        if path is model:
+            assert len(out.ui["text"]) == 2 and "get vocab.txt" in out.args[0].message
+            assert "get model.bin" not in out.args[0].message and fingerprint() != none
+    assert out.args[0] == [str(model), str(words)] and len(out.ui["text"]) == 2
 
 
 def test_one_source_alone_can_be_chosen(two_files: Any, models: Path) -> None:
@@ -157,7 +177,7 @@ def test_files_go_to_the_first_folder_of_extra_model_paths(
     assert run("Two: two/vocab.txt").args[0] == [str(tmp_path / "big disk/two/vocab.txt")]
 
 
-def test_comfyui_shows_the_sentence_of_a_missing_file_and_of_a_licence(server: HostServer) -> None:
+def test_comfyui_shows_the_sentence_of_a_missing_file_and_a_licence_ends_no_workflow(server: HostServer) -> None:
     file = "HPSv2/HPS_v2.1_compressed.pt"
     [source] = offers()[f"{VERIFIERS['hps'].name}: {file}"]
     prompt = search_graph(verifier=VERIFIERS["hps"].name)
@@ -168,9 +188,14 @@ def test_comfyui_shows_the_sentence_of_a_missing_file_and_of_a_licence(server: H
     assert str(source) in str(caught.value).splitlines()[0]
     download = {"class_type": "NoiseSearchDownloadVerifier", "inputs": {"files": f"{VERIFIERS['hps'].name}: {file}",
                 "i_accept_the_licence": False}}  # fmt: skip
-    with pytest.raises(HostError) as caught:
-        server.run({"1": download})
-    assert f"i_accept_the_licence: it is off, so nothing was downloaded; {source}" in str(caught.value).splitlines()[0]
+    said = f"i_accept_the_licence: it is off, so nothing was downloaded; {source}"
+    entry = server.run({"1": download})
+    assert entry["outputs"]["1"]["text"][0].startswith(said)
+    # beside it the workflow runs; only what is wired to it does not
+    text = {"class_type": "PreviewAny", "inputs": {"source": "beside"}}
+    wired = {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}
+    outputs = server.run({"1": download, "2": text, "3": wired})["outputs"]
+    assert outputs["2"]["text"] == ["beside"] and "3" not in outputs
 
 
 # ---- the sources of every verifier of the registry
@@ -254,8 +279,7 @@ def test_listing_what_can_be_had_makes_no_connection(models: Path, no_network: N
     for node in (VerifierNode, DownloadVerifierFiles):
         node.GET_SCHEMA()
     assert fingerprint(next(iter(offers()))) == "[]"
-    with pytest.raises(SearchError, match="nothing was downloaded"):
-        run(next(iter(offers())), accepted=False)
+    assert "nothing was downloaded" in run(next(iter(offers())), accepted=False).args[0].message
 
 
 def test_importing_the_pack_and_listing_its_nodes_makes_no_connection() -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import comfy_extras
 import pytest
+from comfy.sd1_clip import SD1Tokenizer
 from comfy_execution.graph import DynamicPrompt
 
 import nodes as host_nodes
-from pack.nodes.prompt_text import prompt_of
+from pack.nodes.prompt_text import plain, prompt_of
 from pack.search import SearchError
 from pack.tests.nodes import tiny
 
@@ -38,6 +39,21 @@ def found(inputs: tuple[str, ...] = ("positive",), node: str = "7", **nodes: Any
 
 def sampler(**inputs: Any) -> dict[str, Any]:
     return {"class_type": "KSampler", "inputs": inputs}
+
+
+MARKED = r"(masterpiece:1.3), (best quality), embedding:easynegative, a cat \(animal\)"
+SAID = "masterpiece, best quality, a cat (animal)"
+#: What is written, and what it says.
+READ = {
+    MARKED: SAID,
+    "a red cube, left of two blue balls": "a red cube, left of two blue balls",
+    "((very)) [old] man:1.2, a (tall (thin:0.8) tree:1.1)": "very [old] man:1.2, a tall thin tree",
+    "(red:1.2)(blue) balls": "red blue balls",
+    "a cat, (embedding:one.pt:1.2), embedding:two": "a cat",
+    "my embedding:one, on a\nembedding:two mat": "my on a\nmat",
+    "an unembedding: of (words": "an unembedding: of (words",
+    "": "",
+}
 
 
 def test_text_of_an_encoder_directly() -> None:
@@ -134,3 +150,40 @@ def test_the_sampler_finds_the_prompt_in_its_own_graph() -> None:
     assert asked == ["seen"] and out.args[5].settings["prompt"] == "seen"
     tiny.execute(tiny.SearchSampler, graph, model=tiny.sd3(), seed=1, **inputs, prompt="typed")
     assert asked == ["seen", "typed"]
+
+
+@pytest.mark.parametrize("written", READ)
+def test_what_a_text_says_is_what_the_hosts_tokenizer_reads_without_weights(written: str, tmp_path: Path) -> None:
+    assert plain(written) == READ[written]
+    tokenizer = SD1Tokenizer(embedding_directory=str(tmp_path))
+    [[_, (comma, _), (padding, _), *_]] = tokenizer.tokenize_with_weights(",")["l"]
+
+    def words(text: str) -> list[int]:
+        [batch] = tokenizer.tokenize_with_weights(text)["l"]
+        return [token for token, _ in batch if token not in (comma, padding)]
+
+    said = plain(written).replace("(", r"\(").replace(")", r"\)")
+    assert words(said) == words(written)
+
+
+def test_texts_that_say_the_same_are_one_prompt() -> None:
+    combine = {"class_type": "ConditioningCombine", "inputs": {"conditioning_1": ["2", 0], "conditioning_2": ["3", 0]}}
+    assert found(n2=encode(MARKED), n3=encode(SAID.replace("(animal)", r"\(animal\)")), n4=combine,
+                 n7=sampler(positive=["4", 0])) == SAID  # fmt: skip
+
+
+def test_a_typed_prompt_stays_as_typed_and_the_report_says_what_was_asked() -> None:
+    graph = DynamicPrompt({"1": CLIP, "2": encode(MARKED), "7": sampler(positive=["2", 0])})
+    asked: list[str] = []
+
+    class Listening(tiny.Mean):
+        needs_prompt = True
+
+        def score(self, images: Any, prompt: str) -> Any:
+            asked.append(prompt)
+            return super().score(images, prompt)
+
+    inputs = {**tiny.WIDGETS, "vae": tiny.PictureVAE(), "verifier": Listening(), "max_candidates": 1}
+    for typed in ("", MARKED):
+        report = tiny.execute(tiny.SearchSampler, graph, model=tiny.sd3(), seed=1, prompt=typed, **inputs).args[5]
+        assert asked[-1] == report.to_dict()["settings"]["prompt"] == (typed or SAID)

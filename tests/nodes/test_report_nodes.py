@@ -124,3 +124,14 @@ def test_the_images_are_the_top_k_best_first() -> None:
     report, images = REPORTS["many"], tiny.search(tiny.sd3(), max_candidates=6, batch_size=3, top_k=6).args[1]
     scores = [float(image.double().mean()) for image in images]
     assert scores == sorted(scores, reverse=True) and len(images) == len(report.top) == 6
+
+
+@pytest.mark.parametrize("frames, shown", [(1, 3), (2, 2)])
+def test_a_model_of_videos_that_makes_one_frame_gives_the_top_k_too(frames: int, shown: int) -> None:
+    settings = {"latent_image": tiny.video_latent(frames), "max_candidates": 4, "top_k": 3, "batch_size": 1}
+    _, images, *_, report = tiny.search(tiny.wan(), **settings).args
+    assert len(report.top) == 3 and report.top[0].images.shape == (1, frames, 8, 8, 3)
+    latent = settings["latent_image"]
+    latents = [tiny.stock(tiny.wan(), kept.evaluation.seed, latent_image=latent)["samples"] for kept in report.top]
+    assert torch.equal(images, torch.cat([tiny.PictureVAE().decode(each)[0] for each in latents])[:shown])
+    assert ContactSheet.execute(report, cell=64).args[0].shape[2] == 3 * (64 + 8) + 8

@@ -153,6 +153,12 @@ def test_cancel_in_the_third_prompt_keeps_the_first_two(oracle: Any) -> None:
     assert oracle.set.count == 0 and FINISH.ask(None) == []
 
 
+def test_the_encoder_gets_a_line_as_it_stands_and_the_verifier_what_it_says() -> None:
+    line, encoder = r"a (red:1.3) circle, embedding:good", TextEncoder()
+    _, _, prompts, _, [report] = series(text=line, clip=encoder, max_candidates=1).args
+    assert prompts == [line] and line in encoder.texts and report.settings["prompt"] == "a red circle"
+
+
 def test_an_error_names_the_prompt() -> None:
     class Failing(tiny.Mean):
         needs_prompt = True

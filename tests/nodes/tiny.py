@@ -80,14 +80,14 @@ def flux(seed: int = 0) -> Any:
     return loaded(module, seed)
 
 
-def wan(seed: int = 0) -> Any:
+def wan(seed: int = 0, **config: Any) -> Any:
     """A Wan 2.1 text-to-video (flow, latents [B, 16, T, h, w])."""
     with torch.device("meta"):
         module = wan_model.WanModel(
             dim=48, ffn_dim=64, num_heads=2, num_layers=1, text_dim=WIDTH, operations=comfy.ops.manual_cast,
             dtype=torch.float32,
         )  # fmt: skip
-    return loaded(module, seed, {"num_heads": 2, "text_dim": WIDTH})
+    return loaded(module, seed, {"num_heads": 2, "text_dim": WIDTH, **config})
 
 
 def cogvideox(seed: int = 0) -> Any:
