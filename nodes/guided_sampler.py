@@ -132,7 +132,7 @@ class GuidedSampler:
         last = sigmas[-1] == self.sigmas[-1]
         steps = {step: sigma for step, sigma in enumerate(sigmas) if sigma in keep}
         job = self._trajectory if last else self._segment
-        out, done = self._sample(rows, schedule, meter, job, steps)
+        out, done = self._sample(rows, schedule, meter, job, schedule if whole else self._whole(sigmas), steps)
         outs = split(packed(out), len(rows)) if last else done.results
         moved = [
             replace(row, sigma=sigmas[-1], x=x.cpu(), x0=None if x0 is None else x0.cpu(), early=(*row.early, *early))
@@ -144,7 +144,7 @@ class GuidedSampler:
         """See search.types.Sampler. The network is the host's own, with its weights as they lie."""
         row = replace(row, sigma=self.sigmas[0], x=None)
         pulled = partial(PulledBack, gradient=gradient)
-        _, done = self._sample([row], self.schedule, meter, self._trajectory, kind=pulled)
+        _, done = self._sample([row], self.schedule, meter, self._trajectory, self.schedule, kind=pulled)
         return done.results[0].cpu()
 
     def predict(self, rows: Sequence[Row], meter: Meter) -> list[Row]:
@@ -152,7 +152,7 @@ class GuidedSampler:
         if len(shares := self._together(rows)) > 1:
             return _in_order(shares, lambda share: self.predict(share, meter))
         schedule = torch.tensor([rows[0].sigma, self.sigmas[-1]], dtype=self.schedule.dtype)
-        _, done = self._sample(rows, schedule, meter, self._prediction)
+        _, done = self._sample(rows, schedule, meter, self._prediction, self._whole([rows[0].sigma]))
         return [
             replace(row, x=row.x if row.x is not None or state is None else state.cpu(), x0=x0.cpu())
             for row, x0, state in zip(rows, done.results, done.clean, strict=True)
@@ -315,6 +315,7 @@ class GuidedSampler:
         schedule: torch.Tensor,
         meter: Meter,
         job: Callable[..., Callable[[Any], torch.Tensor]],
+        whole: torch.Tensor,
         keep: Mapping[int, float] = MappingProxyType({}),
         kind: Callable[..., Gathered] | None = None,
     ) -> tuple[Any, Gathered]:
@@ -322,7 +323,7 @@ class GuidedSampler:
         for row in rows:
             noises.append(self.noise(row))
             states.append(torch.get_rng_state())
-        gathered = (kind or Gathered)(self, rows, states, job, keep)
+        gathered = (kind or Gathered)(self, rows, states, job, keep, whole)
         samples, count = self._samples(rows[0].shrink), len(rows)
         guider = asked_as(self.guider, rows[0].recipe.beside)
         self.meter = meter
@@ -340,6 +341,11 @@ class GuidedSampler:
             self.meter = None
             _release(guider)
         return out, gathered
+
+    def _whole(self, sigmas: Sequence[float]) -> torch.Tensor:
+        """The schedule of rows that pass these sigmas: the user's own before the first of them and after the last."""
+        before, after = (s for s in self.sigmas if s > sigmas[0]), (s for s in self.sigmas if s < sigmas[-1])
+        return torch.tensor([*before, *sigmas, *after], dtype=self.schedule.dtype)
 
     def _together(self, rows: Sequence[Row]) -> list[dict[int, Row]]:
         """Rows by their place, in shares that go through the model together: those that ask it alike."""
@@ -446,7 +452,7 @@ class GuidedSampler:
         def predict(model: Any) -> torch.Tensor:
             x = self._entry(model, row, sigmas, inputs)
             inputs.clean = x  # where the estimate was made
-            return self._masked(model, sigmas, inputs)(x, sigmas[0] * x.new_ones([x.shape[0]]), **inputs.extra_args)
+            return self._masked(model, inputs)(x, sigmas[0] * x.new_ones([x.shape[0]]), **inputs.extra_args)
 
         return predict
 
@@ -457,7 +463,7 @@ class GuidedSampler:
             inputs.callback(state["i"], state["denoised"], state["x"], len(sigmas) - 1)
 
         out: torch.Tensor = self.sampler.sampler_function(
-            self._masked(model, sigmas, inputs),
+            self._masked(model, inputs),
             self._entry(model, row, sigmas, inputs),
             sigmas,
             extra_args=inputs.extra_args,
@@ -476,9 +482,9 @@ class GuidedSampler:
         )
         return start
 
-    def _masked(self, model: Any, sigmas: torch.Tensor, inputs: Inputs) -> Any:
+    def _masked(self, model: Any, inputs: Inputs) -> Any:
         kind = TracedInpaint if inputs.noise.requires_grad else comfy.samplers.KSamplerX0Inpaint
-        masked = kind(model, sigmas)
+        masked = kind(model, inputs.schedule)
         masked.latent_image, masked.noise = inputs.latent, inputs.noise
         if self.sampler.inpaint_options.get("random", False):
             mask_seed = inputs.extra_args["seed"] + 1
@@ -510,6 +516,7 @@ class GuidedSampler:
             return True  # rows of an adaptive sampler interleave
         conds = [cond for each in self.guider.original_conds.values() for cond in each]
         return not all(repeats_alike(cond, self.rows_per_candidate) for cond in conds)
+
 
 def _first_line(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0] if error else "its answer does not depend on its input"
