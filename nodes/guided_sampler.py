@@ -32,7 +32,7 @@ from .gathering import Gathered, Inputs, PulledBack, split
 from .guider_axes import asked_as, axes_of
 from .lockstep import Call, merged_options
 from .noise import RecipeNoise, packed, unpacked
-from .patches import has_a_place, keeps_memory, repeats_alike
+from .patches import has_a_place, is_known, keeps_memory, may_keep_memory, repeats_alike, shares_a_variable
 from .pull_back import TracedInpaint, kept_weights, unfused
 from .rehearsal import Rehearsal
 
@@ -266,7 +266,7 @@ class GuidedSampler:
             return f"the SIGMAS do not end at 0 (got {self.sigmas[-1]:g}), so there is no clean image to work towards"
         if self._foreign_wrappers():
             return "a patch on the model (EasyCache, LazyCache or the like) keeps memory over whole trajectories"
-        if any(keeps_memory(f) for f in self._cfg_functions()):
+        if self._keeps_memory():
             return "a guidance patch on the model (APG momentum or the like) remembers the last step"
         return None
 
@@ -280,7 +280,7 @@ class GuidedSampler:
             return "the sampler chooses its steps by the image: choose one with a fixed number of steps, such as euler"
         if self._foreign_wrappers() or self._foreign_wrappers(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE):
             return "a patch on the model (EasyCache, LazyCache or the like) leaves out calls or keeps memory"
-        if any(keeps_memory(f) for f in self._cfg_functions()):
+        if self._keeps_memory():
             return "a guidance patch on the model (APG momentum or the like) remembers the last step"
         if self.guider.model_patcher.get_additional_models_with_key("multigpu"):
             return "the model is split over several GPUs"
@@ -498,11 +498,17 @@ class GuidedSampler:
         """A packed tensor as the host's latent: nested where the latent is nested."""
         return unpacked(tensor, self.latent["samples"])
 
-    def _cfg_functions(self) -> list[Any]:
+    def _guidance(self) -> list[Any]:
+        """The functions that make one prediction of the conditional and the unconditional one."""
         options = self.guider.model_options
-        names = ("sampler_pre_cfg_function", "sampler_post_cfg_function")
-        single = [options[name] for name in ("sampler_cfg_function", "model_function_wrapper") if name in options]
-        return [function for name in names for function in options.get(name, [])] + single
+        several = [
+            f for name in ("sampler_pre_cfg_function", "sampler_post_cfg_function") for f in options.get(name, [])
+        ]
+        return [*several, options["sampler_cfg_function"]] if "sampler_cfg_function" in options else several
+
+    def _keeps_memory(self) -> bool:
+        wrapper = self.guider.model_options.get("model_function_wrapper")
+        return any(keeps_memory(function) for function in (*self._guidance(), wrapper))
 
     def _foreign_wrappers(self, kind: str = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE) -> bool:
         of_options = comfy.patcher_extension.get_all_wrappers(kind, self.guider.model_options, is_model_options=True)
@@ -512,8 +518,14 @@ class GuidedSampler:
         """Whether candidates must go through the model one at a time to be what stock makes of them."""
         if self._foreign_wrappers() or self._foreign_wrappers(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE):
             return True
-        if any(keeps_memory(f) for f in self._cfg_functions()) and self.cost(self.sigmas) is None:
+        if self._keeps_memory() and self.cost(self.sigmas) is None:
             return True  # rows of an adaptive sampler interleave
+        # in a shared forward each candidate's rows are guided apart
+        inside = self.guider.model_options["transformer_options"]
+        if any(may_keep_memory(f) or shares_a_variable(f, inside) for f in self._guidance()):
+            return True
+        if not is_known(self.guider):
+            return True
         conds = [cond for each in self.guider.original_conds.values() for cond in each]
         return not all(repeats_alike(cond, self.rows_per_candidate) for cond in conds)
 
