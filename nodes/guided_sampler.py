@@ -398,14 +398,18 @@ class GuidedSampler:
         x, sigma = torch.cat([c.x for c in calls]), torch.cat([c.sigma for c in calls])
         try:
             out = guider(x, sigma, model_options=options, seed=calls[0].seed)
-        except ValueError as error:
-            # a model that takes one image at a time says so with a ValueError; asked one by one, it either
-            # answers or raises its real complaint
-            outs = one_by_one()
-            self._alone = True
-            self.notes.append(f"the model takes one candidate at a time ({error})")
-            return outs
-        return list(out.split([c.x.shape[0] for c in calls]))
+        except Exception as error:
+            if self.is_out_of_memory(error):
+                raise
+            complaint = _first_line(error)
+        else:
+            return list(out.split([c.x.shape[0] for c in calls]))
+        # models and patches made for one image at a time complain in many ways; asked one by one, they either answer
+        # or raise their real complaint
+        outs = one_by_one()
+        self._alone = True
+        self.notes.append(f"the model takes one candidate at a time ({complaint})")
+        return outs
 
     def back(self, guider: Any, call: Call, gradient: torch.Tensor) -> torch.Tensor:
         """A gradient by what the model answers to a call, taken back through it to one by the call's x."""

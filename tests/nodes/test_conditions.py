@@ -14,6 +14,7 @@ import pytest
 import torch
 from comfy_extras.nodes_apg import APG
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
+from comfy_extras.nodes_lumina2 import RenormCFG
 from comfy_extras.nodes_mahiro import Mahiro
 from comfy_extras.nodes_model_advanced import RescaleCFG
 from comfy_extras.nodes_perpneg import PerpNeg, PerpNegGuider
@@ -273,6 +274,7 @@ GUIDANCE = {
     "linear over the batch": lambda m: VideoLinearCFGGuidance().patch(m, 1.0)[0],
     "triangle over the batch": lambda m: VideoTriangleCFGGuidance().patch(m, 1.0)[0],
     "Mahiro": lambda m: Mahiro.execute(m).args[0],
+    "RenormCFG": lambda m: RenormCFG.execute(m, 100.0, 1.0).args[0],
     "Perp-Neg": lambda m: PerpNeg.execute(m, tiny.conditioning(3), 1.0).args[0],
     "TCFG": lambda m: TCFG.execute(m).args[0],
     "layers left out, rescaled": lambda m: SkipLayerGuidanceDiT.execute(
@@ -286,9 +288,10 @@ GUIDANCE = {
 @pytest.mark.parametrize("sampler_name", ["euler", "euler_ancestral_cfg_pp"])
 def test_guidance_that_mixes_rows_sees_one_candidate_at_a_time(guidance: str, sampler_name: str) -> None:
     counted = tiny.Counted(GUIDANCE[guidance](tiny.sd3()))
-    widgets = {"latent_image": tiny.latent(batch=3), "sampler_name": sampler_name}
+    rows = 1 if guidance == "RenormCFG" else 3  # it takes no batch, in stock neither
+    widgets = {"latent_image": tiny.latent(batch=rows), "sampler_name": sampler_name}
     out = tiny.search(counted.model, max_candidates=4, batch_size=4, top_k=4, **widgets)
-    assert max(counted.sizes) == 2 * 4 * 3  # the forward is shared all the same
+    assert max(counted.sizes) == 2 * 4 * rows  # the forward is shared all the same
     for kept in out.args[5].top:
         expected = tiny.stock(counted.model, kept.evaluation.seed, **widgets)
         assert tiny.difference({"samples": kept.row.x}, expected) <= 1e-5
@@ -302,6 +305,34 @@ def test_a_guider_that_goes_its_own_way_goes_with_one_candidate_at_a_time() -> N
     for kept in out.args[5].top:
         expected = tiny.stock_custom(kept.evaluation.seed, guider, euler, sigmas, tiny.latent())
         assert tiny.difference({"samples": kept.row.x}, expected) == 0.0
+
+
+def choosy() -> Any:
+    """A model with a patch on its network that was made for one row."""
+
+    def patch(apply: Any, args: dict[str, Any]) -> torch.Tensor:
+        scale = 1.0 if args["timestep"] >= 0 else 0.0
+        return scale * apply(args["input"], args["timestep"], **args["c"])
+
+    model = tiny.sd3()
+    model.set_model_unet_function_wrapper(patch)
+    return model
+
+
+def test_an_error_of_a_shared_forward_leads_to_one_candidate_at_a_time() -> None:
+    out = tiny.search(choosy(), max_candidates=4, batch_size=4, top_k=4, cfg=1.0)
+    [note] = [note for note in out.args[5].notes if "one candidate at a time" in note]
+    assert "RuntimeError: Boolean value of Tensor with more than one value is ambiguous" in note
+    assert out.args[5].nfe == 4 * 4
+    for kept in out.args[5].top:
+        expected = tiny.stock(tiny.sd3(), kept.evaluation.seed, cfg=1.0)
+        assert tiny.difference({"samples": kept.row.x}, expected) == 0.0
+
+
+def test_an_error_of_every_forward_is_raised_as_it_is() -> None:
+    with pytest.raises(RuntimeError, match="Boolean value of Tensor") as raised:
+        tiny.search(choosy(), max_candidates=4, batch_size=4)  # conditional and unconditional are two rows
+    assert raised.value.__context__ is None
 
 
 class Momentum:
