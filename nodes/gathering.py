@@ -43,8 +43,10 @@ class Inputs:
         mask: Any,
         extra_args: dict[str, Any],
         keep: Mapping[int, float],
+        schedule: torch.Tensor,
     ) -> None:
         self.noise, self.latent, self.mask, self.extra_args, self.keep = noise, latent, mask, extra_args, keep
+        self.schedule = schedule  # the whole of it, also where the row goes only a part of the way
         self.clean: torch.Tensor | None = None
         self.kept: list[tuple[float, torch.Tensor]] = []
 
@@ -65,8 +67,10 @@ class Gathered(comfy.samplers.Sampler):
         random_states: Sequence[torch.Tensor],
         job: Callable[..., Callable[[Any], torch.Tensor]],
         keep: Mapping[int, float],
+        schedule: torch.Tensor,
     ) -> None:
         self.owner, self.rows, self.random_states, self.job, self.keep = owner, rows, random_states, job, keep
+        self.schedule = schedule
         self.results: list[torch.Tensor] = []
         self.clean: list[torch.Tensor | None] = []
         self.kept: list[list[tuple[float, torch.Tensor]]] = []
@@ -84,7 +88,7 @@ class Gathered(comfy.samplers.Sampler):
         disable_pbar: bool = False,
     ) -> torch.Tensor:
         count = len(self.rows)
-        jobs, inputs = self._jobs(sigmas, extra_args, noise, latent_image, denoise_mask)
+        jobs, inputs = self._jobs(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask)
         if count == 1:  # no thread: exactly the stock call
             self.results = [jobs[0](SuspendedModel(model_wrap, lambda call: self._remembered(model_wrap, call)))]
         else:
@@ -100,6 +104,7 @@ class Gathered(comfy.samplers.Sampler):
 
     def _jobs(
         self,
+        model_wrap: Any,
         sigmas: torch.Tensor,
         extra_args: dict[str, Any],
         noise: torch.Tensor,
@@ -109,8 +114,11 @@ class Gathered(comfy.samplers.Sampler):
         count = len(self.rows)
         masks = [None] * count if denoise_mask is None else shares(denoise_mask, count)
         parts = zip(self.rows, split(noise, count), split(latent_image, count), masks, strict=True)
+        schedule = self.schedule.to(sigmas)
+        told = {**extra_args, "model_options": told_of(schedule, extra_args["model_options"])}
+        replay_keyframes(model_wrap, schedule[schedule > sigmas[0]], told["model_options"])
         inputs = [
-            Inputs(n, x, m, {**extra_args, "seed": self._seed(row, sigmas)}, self.keep) for row, n, x, m in parts
+            Inputs(n, x, m, {**told, "seed": self._seed(row, sigmas)}, self.keep, schedule) for row, n, x, m in parts
         ]
         guides = self._guides(noise)
         jobs = [
@@ -181,12 +189,30 @@ class PulledBack(Gathered):
         with differentiable():
             leaf = noise.clone().requires_grad_()
             replay = Replay(self.rows[0].trail)
-            [job], _ = self._jobs(sigmas, extra_args, leaf, latent_image, denoise_mask)
+            [job], _ = self._jobs(model_wrap, sigmas, extra_args, leaf, latent_image, denoise_mask)
             state = job(SuspendedModel(model_wrap, replay.answer))
             end = model_wrap.inner_model.process_latent_out(state.to(torch.float32))
             through = partial(self.owner.back, model_wrap)
             self.results = [replay.back(end, self.gradient.to(end), leaf, through)]
         return state.detach()
+
+
+def told_of(schedule: torch.Tensor, model_options: dict[str, Any]) -> dict[str, Any]:
+    """Model options that tell patches of the whole schedule, as stock does, though rows go only a part of it."""
+    transformer_options = {**model_options["transformer_options"], "sample_sigmas": schedule}
+    return {**model_options, "transformer_options": transformer_options}
+
+
+def replay_keyframes(guider: Any, sigmas: torch.Tensor, model_options: dict[str, Any]) -> None:
+    """Take the keyframes of hooks past sigmas that lie behind the rows: the host starts them anew with every call."""
+    patcher = guider.inner_model.current_patcher
+    for group in (cond["hooks"] for conds in guider.conds.values() for cond in conds if "hooks" in cond):
+        for hook in group.hooks:
+            # a reset leaves the last sigma behind, at which the host would take the first step for one already taken
+            hook.hook_keyframe.prepare_current_keyframe(-1.0, model_options["transformer_options"])
+            hook.reset()
+        for sigma in sigmas:
+            patcher.prepare_hook_patches_current_keyframe(sigma[None], group, model_options)
 
 
 def split(tensor: torch.Tensor, count: int) -> list[torch.Tensor]:

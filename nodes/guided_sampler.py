@@ -32,7 +32,7 @@ from .gathering import Gathered, Inputs, PulledBack, split
 from .guider_axes import asked_as, axes_of
 from .lockstep import Call, merged_options
 from .noise import RecipeNoise, packed, unpacked
-from .patches import has_a_place, keeps_memory, repeats_alike
+from .patches import has_a_place, is_known, keeps_memory, may_keep_memory, repeats_alike, shares_a_variable
 from .pull_back import TracedInpaint, kept_weights, unfused
 from .rehearsal import Rehearsal
 
@@ -133,7 +133,7 @@ class GuidedSampler:
         last = sigmas[-1] == self.sigmas[-1]
         steps = {step: sigma for step, sigma in enumerate(sigmas) if sigma in keep}
         job = self._trajectory if last else self._segment
-        out, done = self._sample(rows, schedule, meter, job, steps)
+        out, done = self._sample(rows, schedule, meter, job, schedule if whole else self._whole(sigmas), steps)
         outs = split(packed(out), len(rows)) if last else done.results
         moved = [
             replace(row, sigma=sigmas[-1], x=x.cpu(), x0=None if x0 is None else x0.cpu(), early=(*row.early, *early))
@@ -145,7 +145,7 @@ class GuidedSampler:
         """See search.types.Sampler. The network is the host's own, with its weights as they lie."""
         row = replace(row, sigma=self.sigmas[0], x=None)
         pulled = partial(PulledBack, gradient=gradient)
-        _, done = self._sample([row], self.schedule, meter, self._trajectory, kind=pulled)
+        _, done = self._sample([row], self.schedule, meter, self._trajectory, self.schedule, kind=pulled)
         return done.results[0].cpu()
 
     def predict(self, rows: Sequence[Row], meter: Meter) -> list[Row]:
@@ -153,7 +153,7 @@ class GuidedSampler:
         if len(shares := self._together(rows)) > 1:
             return _in_order(shares, lambda share: self.predict(share, meter))
         schedule = torch.tensor([rows[0].sigma, self.sigmas[-1]], dtype=self.schedule.dtype)
-        _, done = self._sample(rows, schedule, meter, self._prediction)
+        _, done = self._sample(rows, schedule, meter, self._prediction, self._whole([rows[0].sigma]))
         return [
             replace(row, x=row.x if row.x is not None or state is None else state.cpu(), x0=x0.cpu())
             for row, x0, state in zip(rows, done.results, done.clean, strict=True)
@@ -269,7 +269,7 @@ class GuidedSampler:
             return f"the SIGMAS do not end at 0 (got {self.sigmas[-1]:g}), so there is no clean image to work towards"
         if self._foreign_wrappers():
             return "a patch on the model (EasyCache, LazyCache or the like) keeps memory over whole trajectories"
-        if any(keeps_memory(f) for f in self._cfg_functions()):
+        if self._keeps_memory():
             return "a guidance patch on the model (APG momentum or the like) remembers the last step"
         return None
 
@@ -286,7 +286,7 @@ class GuidedSampler:
             )
         if self._foreign_wrappers() or self._foreign_wrappers(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE):
             return "a patch on the model (EasyCache, LazyCache or the like) leaves out calls or keeps memory"
-        if any(keeps_memory(f) for f in self._cfg_functions()):
+        if self._keeps_memory():
             return "a guidance patch on the model (APG momentum or the like) remembers the last step"
         if self.guider.model_patcher.get_additional_models_with_key("multigpu"):
             return "the model is split over several GPUs"
@@ -321,6 +321,7 @@ class GuidedSampler:
         schedule: torch.Tensor,
         meter: Meter,
         job: Callable[..., Callable[[Any], torch.Tensor]],
+        whole: torch.Tensor,
         keep: Mapping[int, float] = MappingProxyType({}),
         kind: Callable[..., Gathered] | None = None,
     ) -> tuple[Any, Gathered]:
@@ -328,7 +329,7 @@ class GuidedSampler:
         for row in rows:
             noises.append(self.noise(row))
             states.append(torch.get_rng_state())
-        gathered = (kind or Gathered)(self, rows, states, job, keep)
+        gathered = (kind or Gathered)(self, rows, states, job, keep, whole)
         samples, count = self._samples(rows[0].shrink), len(rows)
         guider = asked_as(self.guider, rows[0].recipe.beside)
         self.meter = meter
@@ -346,6 +347,11 @@ class GuidedSampler:
             self.meter = None
             _release(guider)
         return out, gathered
+
+    def _whole(self, sigmas: Sequence[float]) -> torch.Tensor:
+        """The schedule of rows that pass these sigmas: the user's own before the first of them and after the last."""
+        before, after = (s for s in self.sigmas if s > sigmas[0]), (s for s in self.sigmas if s < sigmas[-1])
+        return torch.tensor([*before, *sigmas, *after], dtype=self.schedule.dtype)
 
     def _together(self, rows: Sequence[Row]) -> list[dict[int, Row]]:
         """Rows by their place, in shares that go through the model together: those that ask it alike."""
@@ -398,14 +404,18 @@ class GuidedSampler:
         x, sigma = torch.cat([c.x for c in calls]), torch.cat([c.sigma for c in calls])
         try:
             out = guider(x, sigma, model_options=options, seed=calls[0].seed)
-        except ValueError as error:
-            # a model that takes one image at a time says so with a ValueError; asked one by one, it either
-            # answers or raises its real complaint
-            outs = one_by_one()
-            self._alone = True
-            self.notes.append(f"the model takes one candidate at a time ({error})")
-            return outs
-        return list(out.split([c.x.shape[0] for c in calls]))
+        except Exception as error:
+            if self.is_out_of_memory(error):
+                raise
+            complaint = _first_line(error)
+        else:
+            return list(out.split([c.x.shape[0] for c in calls]))
+        # models and patches made for one image at a time complain in many ways; asked one by one, they either answer
+        # or raise their real complaint
+        outs = one_by_one()
+        self._alone = True
+        self.notes.append(f"the model takes one candidate at a time ({complaint})")
+        return outs
 
     def back(self, guider: Any, call: Call, gradient: torch.Tensor) -> torch.Tensor:
         """A gradient by what the model answers to a call, taken back through it to one by the call's x."""
@@ -452,7 +462,7 @@ class GuidedSampler:
         def predict(model: Any) -> torch.Tensor:
             x = self._entry(model, row, sigmas, inputs)
             inputs.clean = x  # where the estimate was made
-            return self._masked(model, sigmas, inputs)(x, sigmas[0] * x.new_ones([x.shape[0]]), **inputs.extra_args)
+            return self._masked(model, inputs)(x, sigmas[0] * x.new_ones([x.shape[0]]), **inputs.extra_args)
 
         return predict
 
@@ -463,7 +473,7 @@ class GuidedSampler:
             inputs.callback(state["i"], state["denoised"], state["x"], len(sigmas) - 1)
 
         out: torch.Tensor = self.sampler.sampler_function(
-            self._masked(model, sigmas, inputs),
+            self._masked(model, inputs),
             self._entry(model, row, sigmas, inputs),
             sigmas,
             extra_args=inputs.extra_args,
@@ -482,9 +492,9 @@ class GuidedSampler:
         )
         return start
 
-    def _masked(self, model: Any, sigmas: torch.Tensor, inputs: Inputs) -> Any:
+    def _masked(self, model: Any, inputs: Inputs) -> Any:
         kind = TracedInpaint if inputs.noise.requires_grad else comfy.samplers.KSamplerX0Inpaint
-        masked = kind(model, sigmas)
+        masked = kind(model, inputs.schedule)
         masked.latent_image, masked.noise = inputs.latent, inputs.noise
         if self.sampler.inpaint_options.get("random", False):
             mask_seed = inputs.extra_args["seed"] + 1
@@ -498,11 +508,17 @@ class GuidedSampler:
         """A packed tensor as the host's latent: nested where the latent is nested."""
         return unpacked(tensor, self.latent["samples"])
 
-    def _cfg_functions(self) -> list[Any]:
+    def _guidance(self) -> list[Any]:
+        """The functions that make one prediction of the conditional and the unconditional one."""
         options = self.guider.model_options
-        names = ("sampler_pre_cfg_function", "sampler_post_cfg_function")
-        single = [options[name] for name in ("sampler_cfg_function", "model_function_wrapper") if name in options]
-        return [function for name in names for function in options.get(name, [])] + single
+        several = [
+            f for name in ("sampler_pre_cfg_function", "sampler_post_cfg_function") for f in options.get(name, [])
+        ]
+        return [*several, options["sampler_cfg_function"]] if "sampler_cfg_function" in options else several
+
+    def _keeps_memory(self) -> bool:
+        wrapper = self.guider.model_options.get("model_function_wrapper")
+        return any(keeps_memory(function) for function in (*self._guidance(), wrapper))
 
     def _foreign_wrappers(self, kind: str = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE) -> bool:
         of_options = comfy.patcher_extension.get_all_wrappers(kind, self.guider.model_options, is_model_options=True)
@@ -512,12 +528,19 @@ class GuidedSampler:
         """Whether candidates must go through the model one at a time to be what stock makes of them."""
         if self._foreign_wrappers() or self._foreign_wrappers(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE):
             return True
-        if any(keeps_memory(f) for f in self._cfg_functions()) and self.cost(self.sigmas) is None:
+        if self._keeps_memory() and self.cost(self.sigmas) is None:
             return True  # rows of an adaptive sampler interleave
         if isinstance(self.sampler, comfy.samplers.KSAMPLER) and not self._rehearsal.works:
             return True  # it may keep in the model what belongs to one row, as SamplerARVideo does
+        # in a shared forward each candidate's rows are guided apart
+        inside = self.guider.model_options["transformer_options"]
+        if any(may_keep_memory(f) or shares_a_variable(f, inside) for f in self._guidance()):
+            return True
+        if not is_known(self.guider):
+            return True
         conds = [cond for each in self.guider.original_conds.values() for cond in each]
         return not all(repeats_alike(cond, self.rows_per_candidate) for cond in conds)
+
 
 def _first_line(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0] if error else "its answer does not depend on its input"

@@ -157,43 +157,60 @@ def run_in_lockstep(
 def merged_options(calls: Sequence[Call]) -> dict[str, Any] | None:
     """Model options that serve several calls at once, or None when they cannot share a forward.
 
-    Samplers of the CFG++ kind hang a function of their own on `sampler_post_cfg_function`: what all calls have in
-    common stays, and each row's own functions see that row's slice only.
+    Guidance functions may mix the rows that they see, and samplers of the CFG++ kind hang one of their own on every
+    call: each sees the rows of its own call only, as if that were alone.
     """
-    name = "sampler_post_cfg_function"
     first = calls[0].model_options
     for call in calls[1:]:
         options = call.model_options
         if options is first:
             continue
-        shared = options.keys() - {name, "disable_cfg1_optimization"}
+        shared = options.keys() - {"sampler_post_cfg_function", "disable_cfg1_optimization"}
         if options.keys() != first.keys() or any(options[k] is not first[k] for k in shared):
             return None
-    chains = [call.model_options.get(name, []) for call in calls]
-    common = 0
-    while all(len(c) > common for c in chains) and all(c[common] is chains[0][common] for c in chains):
-        common += 1
-    own = [chain[common:] for chain in chains]
-    if not any(own):
-        return first
+    divided: dict[str, Any] = {
+        name: [_divided(calls, name, result)]
+        for name, result in (("sampler_pre_cfg_function", "conds_out"), ("sampler_post_cfg_function", "denoised"))
+        if any(call.model_options.get(name) for call in calls)
+    }
+    if "sampler_cfg_function" in first:
+        divided["sampler_cfg_function"] = _divided(calls, "sampler_cfg_function", "cond")
+    return {**first, **divided} if divided else first
+
+
+def _divided(calls: Sequence[Call], name: str, result: str) -> Callable[[dict[str, Any]], Any]:
+    """A function that hands each call's own functions of a name its own rows, and joins what they make of them.
+
+    What one function makes is the next one's argument `result`.
+    """
     sizes = [call.x.shape[0] for call in calls]
 
-    def split(args: dict[str, Any]) -> torch.Tensor:
+    def divide(args: dict[str, Any]) -> Any:
         outs = []
-        for start, size, functions in zip(_starts(sizes), sizes, own, strict=True):
-            mine = {k: _rows(v, start, size, sum(sizes)) for k, v in args.items()}
-            for function in functions:
-                mine["denoised"] = function(mine)
-            outs.append(mine["denoised"])
-        return torch.cat(outs)
+        for start, size, call in zip(_starts(sizes), sizes, calls, strict=True):
+            mine = {key: _rows(value, start, size, sum(sizes)) for key, value in args.items()}
+            mine["model_options"] = call.model_options
+            functions = call.model_options[name]
+            for function in functions if isinstance(functions, list) else [functions]:
+                mine[result] = function(mine)
+            outs.append(mine[result])
+        return _joined(outs)
 
-    return {**first, name: [*chains[0][:common], split]}
+    return divide
 
 
 def _starts(sizes: Sequence[int]) -> list[int]:
     return [sum(sizes[:i]) for i in range(len(sizes))]
 
 
+def _joined(outs: Sequence[Any]) -> Any:
+    if isinstance(outs[0], torch.Tensor):
+        return torch.cat(outs)
+    return [torch.cat(parts) for parts in zip(*outs, strict=True)]
+
+
 def _rows(value: Any, start: int, size: int, total: int) -> Any:
+    if isinstance(value, list):
+        return [_rows(each, start, size, total) for each in value]
     batched = isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == total
     return value[start : start + size] if batched else value

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dis
+from collections.abc import Iterator
+from functools import partial
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -11,6 +14,18 @@ import torch
 SEEDED = frozenset({"noise_augmentation", "unclip_conditioning", "minimax_refs", "minimax_keyframes"})
 #: Conditioning that speaks of places in the picture.
 PLACED = frozenset({"control", "area", "mask", "gligen"})
+#: Modules of guiders whose rows do not see each other; a server knows the second one by its path.
+GUIDERS = ("comfy.samplers", "nodes_custom_sampler")
+#: What a guider may do its own way.
+GUIDER_METHODS = ("__call__", "outer_predict_noise", "predict_noise", "inner_sample", "outer_sample", "sample")
+#: Packages whose objects guidance functions hold to read from them.
+READ_ONLY = frozenset({"builtins", "comfy", "torch"})
+#: Instructions and methods that write to what a function holds.
+WRITING = frozenset({"STORE_SUBSCR", "DELETE_SUBSCR", "STORE_SLICE"})
+WRITERS = frozenset({
+    "add", "add_", "append", "appendleft", "clear", "copy_", "extend", "insert", "lerp_", "mul_", "pop", "popleft",
+    "popitem", "setdefault", "update",
+})  # fmt: skip
 
 
 def keeps_memory(function: Any) -> bool:
@@ -19,6 +34,91 @@ def keeps_memory(function: Any) -> bool:
     if code is None:
         return False
     return any(i.opname == "STORE_DEREF" and i.argval in code.co_freevars for i in dis.get_instructions(code))
+
+
+def may_keep_memory(function: Any) -> bool:
+    """Whether one call of a guidance function may change the next; so too of what cannot be looked into."""
+    return _may_change(function, False, set())
+
+
+def _may_change(held: Any, written: bool, seen: set[int]) -> bool:
+    """Whether what a function holds may differ in its next call. `written`: it writes to something in its reach."""
+    if id(held) in seen:
+        return False
+    seen.add(id(held))
+    if isinstance(held, partial):
+        return any(_may_change(each, written, seen) for each in (held.func, *held.args, *held.keywords.values()))
+    if isinstance(held, MethodType):
+        return _may_change(held.__self__, True, seen) or _may_change(held.__func__, written, seen)
+    if isinstance(held, FunctionType):
+        return _assigns(held.__code__) or any(_may_change(each, _writes(held.__code__), seen) for each in _held(held))
+    if isinstance(held, list | dict | set | bytearray | torch.Tensor):
+        return written
+    if isinstance(held, type | ModuleType | BuiltinFunctionType):
+        return False
+    return type(held).__module__.partition(".")[0] not in READ_ONLY
+
+
+def _held(function: FunctionType) -> list[Any]:
+    """What a function reaches beside its arguments: what it closes over, its defaults, its module's lists and dicts."""
+    closed = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
+    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    of_module = [function.__globals__.get(name) for name in function.__code__.co_names]
+    return [*closed, *defaults, *(each for each in of_module if isinstance(each, list | dict | set | torch.Tensor))]
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # a variable that has no value yet
+        return False
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """A function's code and that of the functions inside it."""
+    yield code
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            yield from _codes(each)
+
+
+def _assigns(code: CodeType) -> bool:
+    """Whether a function assigns to variables outside itself or to attributes."""
+    return any(
+        i.opname in ("STORE_GLOBAL", "STORE_ATTR") or (i.opname == "STORE_DEREF" and i.argval in code.co_freevars)
+        for each in _codes(code)
+        for i in dis.get_instructions(each)
+    )
+
+
+def _writes(code: CodeType) -> bool:
+    return any(
+        not WRITERS.isdisjoint(each.co_names) or any(i.opname in WRITING for i in dis.get_instructions(each))
+        for each in _codes(code)
+    )
+
+
+def shares_a_variable(function: Any, patches: Any) -> bool:
+    """Whether a guidance function has a variable in common with a patch inside the model, which may write to it."""
+    mine = {id(cell) for cell in _cells(function)}
+    return any(id(cell) in mine for each in _functions(patches) for cell in _cells(each))
+
+
+def _cells(function: Any) -> tuple[Any, ...]:
+    return getattr(function, "__closure__", None) or ()
+
+
+def _functions(patches: Any) -> Iterator[Any]:
+    if isinstance(patches, dict | list | tuple):
+        for each in patches.values() if isinstance(patches, dict) else patches:
+            yield from _functions(each)
+    elif callable(patches):
+        yield patches
+
+
+def is_known(guider: Any) -> bool:
+    """Whether a guider goes through the model as one of the host's own whose rows do not see each other."""
+    return all(str(getattr(guider, name).__module__).endswith(GUIDERS) for name in GUIDER_METHODS)
 
 
 def has_a_place(cond: dict[str, Any]) -> bool:

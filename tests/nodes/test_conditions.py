@@ -14,12 +14,19 @@ import pytest
 import torch
 from comfy_extras.nodes_apg import APG
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
+from comfy_extras.nodes_lumina2 import RenormCFG
+from comfy_extras.nodes_mahiro import Mahiro
 from comfy_extras.nodes_model_advanced import RescaleCFG
+from comfy_extras.nodes_perpneg import PerpNeg, PerpNegGuider
+from comfy_extras.nodes_sag import SelfAttentionGuidance
+from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
+from comfy_extras.nodes_tcfg import TCFG
+from comfy_extras.nodes_video_model import VideoLinearCFGGuidance, VideoTriangleCFGGuidance
 
 import nodes as host_nodes
 from pack import search
 from pack.nodes.guided_sampler import GuidedSampler
-from pack.nodes.patches import keeps_memory
+from pack.nodes.patches import keeps_memory, may_keep_memory
 from pack.search import SearchError
 from pack.tests.nodes import tiny
 
@@ -259,3 +266,130 @@ def test_conditioning_mixed_with_noise_of_the_seed_is_not_shared() -> None:
     guider.set_conds(positive, tiny.conditioning(2))
     port = GuidedSampler(guider, comfy.samplers.sampler_object("euler"), tiny.sigmas(model), tiny.latent(), None)
     assert port.micro_batch() == 1
+
+
+# guidance that mixes the rows it sees
+
+GUIDANCE = {
+    "linear over the batch": lambda m: VideoLinearCFGGuidance().patch(m, 1.0)[0],
+    "triangle over the batch": lambda m: VideoTriangleCFGGuidance().patch(m, 1.0)[0],
+    "Mahiro": lambda m: Mahiro.execute(m).args[0],
+    "RenormCFG": lambda m: RenormCFG.execute(m, 100.0, 1.0).args[0],
+    "Perp-Neg": lambda m: PerpNeg.execute(m, tiny.conditioning(3), 1.0).args[0],
+    "TCFG": lambda m: TCFG.execute(m).args[0],
+    "layers left out, rescaled": lambda m: SkipLayerGuidanceDiT.execute(
+        m, 3.0, 0.0, 1.0, "0", "", rescaling_scale=0.5
+    ).args[0],
+    "TCFG, Mahiro and linear": lambda m: GUIDANCE["TCFG"](GUIDANCE["Mahiro"](GUIDANCE["linear over the batch"](m))),
+}
+
+
+@pytest.mark.parametrize("guidance", GUIDANCE)
+@pytest.mark.parametrize("sampler_name", ["euler", "euler_ancestral_cfg_pp"])
+def test_guidance_that_mixes_rows_sees_one_candidate_at_a_time(guidance: str, sampler_name: str) -> None:
+    counted = tiny.Counted(GUIDANCE[guidance](tiny.sd3()))
+    rows = 1 if guidance == "RenormCFG" else 3  # it takes no batch, in stock neither
+    widgets = {"latent_image": tiny.latent(batch=rows), "sampler_name": sampler_name}
+    out = tiny.search(counted.model, max_candidates=4, batch_size=4, top_k=4, **widgets)
+    assert max(counted.sizes) == 2 * 4 * rows  # the forward is shared all the same
+    for kept in out.args[5].top:
+        expected = tiny.stock(counted.model, kept.evaluation.seed, **widgets)
+        assert tiny.difference({"samples": kept.row.x}, expected) <= 1e-5
+
+
+def test_a_guider_that_goes_its_own_way_goes_with_one_candidate_at_a_time() -> None:
+    model, texts = tiny.sd3(), [tiny.conditioning(seed) for seed in (1, 2, 3)]
+    guider = PerpNegGuider.execute(model, *texts, 3.0, 1.0).args[0]
+    euler, sigmas = comfy.samplers.sampler_object("euler"), tiny.sigmas(model)
+    out = tiny.search_custom(1, guider, euler, sigmas, max_candidates=4, batch_size=4, top_k=4)
+    for kept in out.args[5].top:
+        expected = tiny.stock_custom(kept.evaluation.seed, guider, euler, sigmas, tiny.latent())
+        assert tiny.difference({"samples": kept.row.x}, expected) == 0.0
+
+
+def choosy() -> Any:
+    """A model with a patch on its network that was made for one row."""
+
+    def patch(apply: Any, args: dict[str, Any]) -> torch.Tensor:
+        scale = 1.0 if args["timestep"] >= 0 else 0.0
+        return scale * apply(args["input"], args["timestep"], **args["c"])
+
+    model = tiny.sd3()
+    model.set_model_unet_function_wrapper(patch)
+    return model
+
+
+def test_an_error_of_a_shared_forward_leads_to_one_candidate_at_a_time() -> None:
+    out = tiny.search(choosy(), max_candidates=4, batch_size=4, top_k=4, cfg=1.0)
+    [note] = [note for note in out.args[5].notes if "one candidate at a time" in note]
+    assert "RuntimeError: Boolean value of Tensor with more than one value is ambiguous" in note
+    assert out.args[5].nfe == 4 * 4
+    for kept in out.args[5].top:
+        expected = tiny.stock(tiny.sd3(), kept.evaluation.seed, cfg=1.0)
+        assert tiny.difference({"samples": kept.row.x}, expected) == 0.0
+
+
+def test_an_error_of_every_forward_is_raised_as_it_is() -> None:
+    with pytest.raises(RuntimeError, match="Boolean value of Tensor") as raised:
+        tiny.search(choosy(), max_candidates=4, batch_size=4)  # conditional and unconditional are two rows
+    assert raised.value.__context__ is None
+
+
+class Momentum:
+    """A guidance patch whose memory is in an attribute."""
+
+    def __init__(self) -> None:
+        self.last = 0.0
+
+    def __call__(self, args: dict[str, Any]) -> torch.Tensor:
+        self.last = 0.5 * self.last + args["denoised"]
+        return self.last
+
+    def method(self, args: dict[str, Any]) -> torch.Tensor:
+        return self(args)
+
+
+def in_a_dict() -> Any:
+    memory = {"last": 0.0}
+
+    def function(args: dict[str, Any]) -> torch.Tensor:
+        memory["last"] = 0.5 * memory["last"] + args["denoised"]
+        return memory["last"]
+
+    return function
+
+
+def in_a_list() -> Any:
+    memory: list[torch.Tensor] = []
+    return lambda args: memory.append(args["denoised"]) or sum(memory) / len(memory)
+
+
+MEMORIES = {
+    "an object": Momentum,
+    "a method": lambda: Momentum().method,
+    "a dict": in_a_dict,
+    "a list": in_a_list,
+    "a function in a function": lambda: (lambda inner: lambda args: inner(args))(in_a_dict()),
+}
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_guidance_that_may_remember_goes_with_one_candidate_at_a_time(memory: str) -> None:
+    assert may_keep_memory(MEMORIES[memory]())
+    model = tiny.sd3()
+    model.set_model_sampler_post_cfg_function(MEMORIES[memory]())
+    out = tiny.search(model, max_candidates=3, batch_size=3, top_k=3)
+    assert out.args[5].nfe == 3 * 4 and port_of(model).micro_batch() == 1
+
+
+def port_of(model: Any) -> GuidedSampler:
+    euler = comfy.samplers.sampler_object("euler")
+    return GuidedSampler(tiny.guider(model), euler, tiny.sigmas(model), tiny.latent(), tiny.PictureVAE())
+
+
+def test_guidance_without_a_memory_shares_forwards_and_with_a_patch_inside_the_model_it_does_not() -> None:
+    for guidance, patch in GUIDANCE.items():
+        model = patch(tiny.sd3())
+        assert port_of(model).micro_batch() > 1, guidance
+    assert port_of(SelfAttentionGuidance.execute(tiny.sd3(), 0.5, 2.0).args[0]).micro_batch() == 1
+    assert port_of(PATCHED["APG"](tiny.sd3())).micro_batch() == 1

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.hooks
 import comfy.samplers
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
+from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 from comfy_extras.nodes_model_advanced import ModelNoiseScale
 
 from pack import search
 from pack.nodes.guided_sampler import GuidedSampler
 from pack.search import Recipe, Row, SearchError
 from pack.tests.nodes import tiny
+from pack.tests.nodes.test_conditions import hooked
 
 FAMILIES = ["flow", "eps", "v_prediction"]
 
@@ -200,3 +203,73 @@ class First(tiny.Mean):
     def score(self, images: torch.Tensor, prompt: str) -> torch.Tensor:
         super().score(images, prompt)
         return -torch.arange(self.seen - len(images), self.seen, dtype=torch.float32)
+
+
+def soft_mask() -> dict[str, Any]:
+    """An image with a mask that rises from left to right."""
+    generator = torch.Generator().manual_seed(2)
+    mask = torch.linspace(0, 1, 8).expand(1, 1, 8, 8)
+    return {"samples": torch.randn(1, 16, 8, 8, generator=generator), "noise_mask": mask}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_paused_winner_with_a_soft_mask_is_what_stock_makes_of_its_seed(family: str) -> None:
+    model = DifferentialDiffusion.execute(tiny.model_of(family)).args[0]
+    widgets = {"latent_image": soft_mask(), "steps": 6}
+    out = tiny.search(model, algorithm=search.algorithm("pruned"), max_nfe=48, max_candidates=0, **widgets).args
+    assert isinstance(out[3], int) and [e for e in out[5].evaluations if e.sigma > 0]
+    assert tiny.difference(out[0], tiny.stock(model, out[3], **widgets)) <= 1e-5
+
+
+def shown(sampler: GuidedSampler, seen: list[Any], *moves: Any) -> list[Any]:
+    """What moves of one row show to a patch that writes into `seen`."""
+    seen.clear()
+    with torch.inference_mode():
+        rows = start(sampler, 1)
+        for move in moves:
+            rows = sampler.predict(rows, Silent()) if move is None else sampler.advance(rows, move, Silent())
+    return [*seen]
+
+
+def test_a_patch_is_told_of_the_whole_schedule_while_a_row_pauses() -> None:
+    seen: list[Any] = []
+
+    def note(args: dict[str, Any]) -> torch.Tensor:
+        whole = args["model_options"]["transformer_options"]["sample_sigmas"]
+        seen.append((float(args["sigma"][0]), whole.tolist(), whole.device))
+        return args["denoised"]
+
+    model = tiny.sd3()
+    model.set_model_sampler_post_cfg_function(note)
+    tiny.stock(model, 1, steps=6)
+    stock = [*seen]
+    euler = comfy.samplers.sampler_object("euler")
+    sampler = GuidedSampler(tiny.guider(model), euler, tiny.sigmas(model), tiny.latent(), tiny.PictureVAE())
+    sigmas = sampler.sigmas
+    assert shown(sampler, seen, sigmas) == stock
+    assert shown(sampler, seen, sigmas[:3], sigmas[2:5], sigmas[4:]) == stock
+    assert shown(sampler, seen, sigmas[:3], None)[2] == stock[2]
+    # a row that leaves the schedule and comes back to it
+    [(_, whole, _)] = shown(sampler, seen, sigmas[:3], (sigmas[2], 0.1, 0.0))[2:3]
+    assert whole == [*sigmas[:3], pytest.approx(0.1), 0.0]
+
+
+@pytest.mark.parametrize("sampler_name", ["euler", "heun"])
+@pytest.mark.parametrize("starts", [(0.0, 0.3, 0.6), (0.0, 0.3, 0.35)])
+def test_a_pause_does_not_turn_back_the_keyframes_of_a_hook(sampler_name: str, starts: tuple[float, ...]) -> None:
+    model = tiny.sd3()
+    positive, frames = hooked(model), comfy.hooks.HookKeyframeGroup()
+    for strength, percent in zip((5.0, -3.0, 2.0), starts, strict=True):
+        frames.add(comfy.hooks.HookKeyframe(strength, percent))
+    for hook in positive[0][1]["hooks"].hooks:
+        hook.hook_keyframe = frames
+    guider = tiny.guider(model)
+    guider.set_conds(positive, tiny.conditioning(2))
+    kind = comfy.samplers.sampler_object(sampler_name)
+    expected = tiny.stock_custom(1, guider, kind, tiny.sigmas(model), tiny.latent())
+    sampler = GuidedSampler(guider, kind, tiny.sigmas(model), tiny.latent(), tiny.PictureVAE())
+    with torch.inference_mode():
+        for k in range(1, 6):
+            paused = sampler.advance(start(sampler, 1), sampler.sigmas[: k + 1], Silent())
+            [ended] = sampler.advance(sampler.predict(paused, Silent()), sampler.sigmas[k:], Silent())
+            assert tiny.difference({"samples": ended.x}, expected) == 0.0, k
