@@ -65,12 +65,14 @@ class Gathered(comfy.samplers.Sampler):
         random_states: Sequence[torch.Tensor],
         job: Callable[..., Callable[[Any], torch.Tensor]],
         keep: Mapping[int, float],
+        trail: bool = False,
     ) -> None:
         self.owner, self.rows, self.random_states, self.job, self.keep = owner, rows, random_states, job, keep
+        self.leaves_trail = trail
         self.results: list[torch.Tensor] = []
         self.clean: list[torch.Tensor | None] = []
         self.kept: list[list[tuple[float, torch.Tensor]]] = []
-        self.trail: list[torch.Tensor] = []  # of a row alone: what the model answered
+        self.trail: list[torch.Tensor] = []  # of a row alone, where it is wanted: what the model answered
 
     def sample(
         self,
@@ -86,16 +88,17 @@ class Gathered(comfy.samplers.Sampler):
         count = len(self.rows)
         jobs, inputs = self._jobs(sigmas, extra_args, noise, latent_image, denoise_mask)
         if count == 1:  # no thread: exactly the stock call
-            self.results = [jobs[0](SuspendedModel(model_wrap, lambda call: self._remembered(model_wrap, call)))]
+            self.results = [jobs[0](SuspendedModel(model_wrap, lambda call: self._answered(model_wrap, call)))]
         else:
             self.results = run_in_lockstep(model_wrap, jobs, lambda calls: self.owner.forward(model_wrap, calls))
         self.clean = [each.clean for each in inputs]
         self.kept = [each.kept for each in inputs]
         return torch.cat(self.results)
 
-    def _remembered(self, model_wrap: Any, call: Call) -> torch.Tensor:
+    def _answered(self, model_wrap: Any, call: Call) -> torch.Tensor:
         [answer] = self.owner.forward(model_wrap, [call])
-        self.trail.append(answer.to("cpu", copy=True))
+        if self.leaves_trail:
+            self.trail.append(answer.to("cpu", copy=True))
         return answer
 
     def _jobs(

@@ -132,7 +132,7 @@ class GuidedSampler:
         last = sigmas[-1] == self.sigmas[-1]
         steps = {step: sigma for step, sigma in enumerate(sigmas) if sigma in keep}
         job = self._trajectory if last else self._segment
-        out, done = self._sample(rows, schedule, meter, job, steps)
+        out, done = self._sample(rows, schedule, meter, job, steps, partial(Gathered, trail=trail))
         outs = split(packed(out), len(rows)) if last else done.results
         moved = [
             replace(row, sigma=sigmas[-1], x=x.cpu(), x0=None if x0 is None else x0.cpu(), early=(*row.early, *early))
