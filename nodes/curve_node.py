@@ -43,7 +43,7 @@ class MeasureCurve(io.ComfyNode):
                              "decoded and scored too. No model calls, but that many more decodes and scores."),
                 io.Int.Input("batch_size", default=4, min=0, max=1024, optional=True,
                              tooltip="Candidates per model call; all their looks are decoded before they are scored. "
-                             "0 = what fits by ComfyUI's estimate."),
+                             "0 = what fits by ComfyUI's estimate, up to 4."),
                 io.String.Input("earlier", default="", optional=True,
                                 tooltip="What another Measure Curve gave, for another prompt: both are put together."),
                 shared["preview_vae"],

@@ -36,7 +36,8 @@ from .patches import has_a_place, keeps_memory, repeats_alike
 from .pull_back import TracedInpaint, kept_weights, unfused
 from .rehearsal import Rehearsal
 
-LARGEST_MICRO_BATCH = 32
+#: More candidates at once gain little on a GPU, and would let the user wait for images, and Cancel lose more of them.
+LARGEST_MICRO_BATCH = 4
 #: Model families of search.curves by the host's classes: fine-tunes are of the class of what they come from.
 FAMILIES = {"Flux": "FLUX.1-dev", "SDXL": "SDXL"}
 #: Places along a side of a latent below which no row is made smaller.

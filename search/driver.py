@@ -367,8 +367,16 @@ class Driver:
             raise Stop({"nfe": self.budget.nfe})
 
     def affordable(self, sigmas: tuple[float, ...]) -> int:
-        """How many candidates the next micro-batch may hold within the limits that are left."""
+        """How many candidates the next micro-batch may hold: within the limits that are left, none that cannot matter.
+
+        An automatic micro-batch lets the first image be seen as early as can be, and where each image may be the last,
+        each before the next is begun.
+        """
         size, cost = self.size("model"), self.cost(sigmas)
+        if not self.batch["model"] and (self.budget.target or not self.report.evaluations):
+            size = 1
+        if self.budget.patience:
+            size = min(size, max(1, self.budget.patience - self.podium.since_best))
         if self.budget.candidates:
             size = min(size, self.budget.candidates - self.finished)
         if self.budget.nfe and cost:

@@ -98,10 +98,10 @@ def test_the_largest_micro_batch_follows_the_hosts_memory_estimate(monkeypatch: 
     port = GuidedSampler(
         tiny.guider(model), comfy.samplers.sampler_object("euler"), tiny.sigmas(model), tiny.latent(), None
     )
-    assert port.micro_batch() == 32
-    need = model.model.memory_required([2 * 5, 16, 8, 8]) * 1.5
+    assert port.micro_batch() == 4
+    need = model.model.memory_required([2 * 3, 16, 8, 8]) * 1.5
     weights = model.model_size() - model.loaded_size()
     monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_: need + weights + 1)
-    assert port.micro_batch() == 5
+    assert port.micro_batch() == 3
     monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_: 0)
     assert port.micro_batch() == 1

@@ -66,10 +66,49 @@ def test_rows_behind_the_stop_are_kept_and_marked_and_cannot_win(name: str, batc
 
 
 def test_a_better_image_behind_the_stop_does_not_win() -> None:
-    report = search("random", Counting(), Budget(patience=1, nfe=600), batch=8)
+    report = search("random", Counting(), Budget(target=-5.0, nfe=600), batch=8)
     behind = [e for e in report.evaluations if e.after_stop]
-    assert report.stopped == {"patience": 1} and report.best is not None
-    assert len(behind) > 0 and max(e.score for e in behind) > report.best.evaluation.score
+    assert report.stopped == {"target": -5.0} and report.best is not None
+    assert len(behind) == 7 and max(e.score for e in behind) > report.best.evaluation.score
+
+
+@pytest.mark.parametrize("name", ["random", "zero_order"])
+def test_a_target_that_the_users_own_candidate_reaches_costs_that_candidate_alone(name: str) -> None:
+    report = search(name, Counting(batch=16), Budget(candidates=16, target=-5.0))
+    assert report.stopped == {"target": -5.0} and report.nfe == 6
+    assert [e.seed for e in report.evaluations] == [7]
+
+
+@NAMES
+@pytest.mark.parametrize("batch", [0, 8])
+def test_patience_renders_nothing_that_cannot_matter(name: str, batch: int) -> None:
+    for patience in (1, 2, 5):
+        expected = search(name, Counting(), Budget(candidates=64, patience=patience), batch=1)
+        report = search(name, Counting(batch=16), Budget(candidates=64, patience=patience), batch=batch)
+        assert report.stopped == expected.stopped == {"patience": patience}
+        assert columns(report.evaluations) == columns(expected.evaluations) and report.nfe == expected.nfe
+
+
+def test_an_automatic_target_search_ends_at_the_image_that_reaches_it() -> None:
+    scores = [e.score for e in search("random", Counting(), Budget(candidates=32), batch=1).finished]
+    target = max(scores)
+    report = search("random", Counting(batch=16), Budget(candidates=32, target=target))
+    assert report.stopped == {"target": target} and report.nfe == 6 * (scores.index(target) + 1)
+
+
+def test_the_first_image_comes_before_a_second_one_is_begun() -> None:
+    sampler, spent = Counting(batch=16), []
+
+    class Looking(Watcher):
+        def evaluated(self, evaluation: Any, images: Tensor, best: bool) -> None:
+            spent.append(sampler.rows)
+
+    search("random", sampler, Budget(candidates=12), watcher=Looking())
+    assert spent[0] == 6 and sampler.largest == 8  # as many as random search asks for at once
+    spent.clear()
+    sampler.rows = 0
+    search("random", sampler, Budget(candidates=12), watcher=Looking(), batch=4)
+    assert spent[0] == 24  # a batch size of the user's own is kept
 
 
 @NAMES
