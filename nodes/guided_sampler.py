@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -237,18 +238,36 @@ class GuidedSampler:
         """By ComfyUI's own memory estimate, as its samplers use it: 1.5 times what the model asks for."""
         if self._alone:
             return 1
-        patcher = self.guider.model_patcher
-        device = patcher.load_device
-        not_loaded = patcher.model_size() - patcher.loaded_size()
-        free = max(0, comfy.model_management.get_free_memory(device) - not_loaded)
-        shape = list(packed(self.latent["samples"]).shape)
+        free = self._free_memory()
         size = LARGEST_MICRO_BATCH
-        while size > 1:
-            rows = 2 * size * self.rows_per_candidate  # conditional and unconditional
-            if patcher.model.memory_required([rows, *shape[1:]]) * 1.5 < free:
-                break
+        while size > 1 and 1.5 * self._memory_required(size) >= free:
             size -= 1
         return size
+
+    def _memory_required(self, size: int) -> float:
+        """What a forward of so many candidates takes, conditional and unconditional together.
+
+        Conditioning such as reference latents is repeated for every row.
+        """
+        model, rows = self.guider.model_patcher.model, size * self.rows_per_candidate
+        beside = defaultdict(list)
+        for cond in (cond for each in self.guider.original_conds.values() for cond in each):
+            for name, shape in model.extra_conds_shapes(**cond).items():
+                beside[name].append([rows, *shape[1:]])
+        shape = packed(self.latent["samples"]).shape
+        required: float = model.memory_required([2 * rows, *shape[1:]], cond_shapes=beside)
+        return required
+
+    def _free_memory(self) -> float:
+        """What is left on the device for forwards once all is loaded that they use, such as ControlNets."""
+        patcher, host = self.guider.model_patcher, comfy.model_management
+        beside, inference = comfy.sampler_helpers.get_additional_models(
+            self.guider.original_conds, patcher.model_dtype()
+        )
+        used = {id(each): each for each in (patcher, *beside, *patcher.get_nested_additional_models())}.values()
+        not_loaded = sum(each.model_size() - each.loaded_size() for each in used)
+        free: float = host.get_free_memory(patcher.load_device) - host.extra_reserved_memory()
+        return free - not_loaded - inference
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """See search.types.Sampler."""
