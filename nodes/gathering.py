@@ -29,6 +29,9 @@ class Owner(Protocol):
     def forward(self, guider: Any, calls: list[Call]) -> list[torch.Tensor]:
         """One forward for all calls, or one each where they cannot share it."""
 
+    def show(self, x0: torch.Tensor) -> None:
+        """Let the user see the clean estimate that the sampler of the first row has on its way."""
+
     def back(self, guider: Any, call: Call, gradient: torch.Tensor) -> torch.Tensor:
         """A gradient by what the model answers to a call, taken back through it to one by the call's x."""
 
@@ -47,12 +50,15 @@ class Inputs:
         self.noise, self.latent, self.mask, self.extra_args, self.keep = noise, latent, mask, extra_args, keep
         self.clean: torch.Tensor | None = None
         self.kept: list[tuple[float, torch.Tensor]] = []
+        self.show: Callable[[torch.Tensor], None] | None = None
 
     def callback(self, step: int, x0: torch.Tensor, x: torch.Tensor, total: int) -> None:
         """Keep the last clean estimate, and those of the steps that are asked for: they are free."""
         self.clean = x0
         if step in self.keep:
             self.kept.append((self.keep[step], x0.cpu()))
+        if self.show is not None:
+            self.show(x0)
 
 
 class Gathered(comfy.samplers.Sampler):
@@ -87,6 +93,7 @@ class Gathered(comfy.samplers.Sampler):
     ) -> torch.Tensor:
         count = len(self.rows)
         jobs, inputs = self._jobs(sigmas, extra_args, noise, latent_image, denoise_mask)
+        inputs[0].show = self.owner.show
         if count == 1:  # no thread: exactly the stock call
             self.results = [jobs[0](SuspendedModel(model_wrap, lambda call: self._answered(model_wrap, call)))]
         else:

@@ -50,7 +50,8 @@ class GuidedSampler:
 
     A row's `x` is the sampler's state in model space on its way, and the latent that stock would output once it is
     at the last sigma. What is not finished (x0 predictions on the way, scouts) is decoded by `preview_vae`, if there is
-    one. `notes` collects what the report should say. Raises SearchError for inputs that cannot be sampled, before any
+    one. `notes` collects what the report should say. `viewer`, where there is one, is shown what the first row of every
+    micro-batch looks like on its way. Raises SearchError for inputs that cannot be sampled, before any
     sampling.
     """
 
@@ -70,6 +71,7 @@ class GuidedSampler:
         self.schedule = sigmas.detach().cpu()
         self.sigmas: tuple[float, ...] = tuple(self.schedule.tolist())
         self.notes = [] if preview_vae is None else ["what was not finished was decoded by preview_vae"]
+        self.viewer: Callable[[torch.Tensor], None] | None = None
         self.meter: Meter | None = None
         self._count = threading.Lock()  # with several GPUs the model is entered from several threads
         self.guider = copy.copy(guider)
@@ -168,6 +170,11 @@ class GuidedSampler:
         fresh = max(0.0, d**2 - (c / a * b) ** 2) ** 0.5
         recipe = row.recipe.then(op="renoise", seed=seed, **{"from": row.sigma, "to": sigma})
         return Row(recipe, sigma, c / a * row.x + fresh * gaussian(row.x, seed), parent=row.id)
+
+    def show(self, x0: torch.Tensor) -> None:
+        """See Owner. Of a latent of several parts, the viewer gets the first: the pictures."""
+        if self.viewer is not None:
+            self.viewer(_tensors(self.unpacked(x0))[0])
 
     def decode(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         """See search.types.Sampler."""

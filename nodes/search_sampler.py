@@ -276,6 +276,7 @@ def search_with(
     if not prompt.strip() and any(getattr(v, "needs_prompt", True) for v in (verifier, held_out) if v is not None):
         prompt = prompt_of(node.hidden.dynprompt, node_id, text_inputs)
     with LiveSearch(node_id, part) as live:
+        port.viewer = live.previews(guider.model_patcher)
         report = run(
             algorithm, port, verifier, budget, candidates=wired.candidates, prompt=prompt, seed=seed,
             held_out=held_out, distinct=distinct, distinct_by=distinct_by, top_k=top_k, batch=batch_size,
