@@ -259,3 +259,11 @@ def test_conditioning_mixed_with_noise_of_the_seed_is_not_shared() -> None:
     guider.set_conds(positive, tiny.conditioning(2))
     port = GuidedSampler(guider, comfy.samplers.sampler_object("euler"), tiny.sigmas(model), tiny.latent(), None)
     assert port.micro_batch() == 1
+
+
+def test_of_several_videos_the_best_comes_whole_and_the_others_as_latents_with_one_frame() -> None:
+    out = tiny.search(tiny.wan(), max_candidates=4, top_k=3, batch_size=4, latent_image=tiny.video_latent())
+    latent, images, report = out.args[0], out.args[1], out.args[5]
+    assert torch.equal(images, tiny.PictureVAE().decode(latent["samples"])[0]) and len(images) == 3
+    for kept in report.top[1:]:
+        assert torch.equal(kept.images, tiny.PictureVAE().decode(kept.row.x)[:, 1:2])
