@@ -42,8 +42,8 @@ class MeasureCurve(io.ComfyNode):
                              tooltip="Places on the way, from 20 to 90 % of the steps, where every candidate is "
                              "decoded and scored too. No model calls, but that many more decodes and scores."),
                 io.Int.Input("batch_size", default=4, min=0, max=1024, optional=True,
-                             tooltip="Candidates per model call; all their looks are decoded before they are scored. "
-                             "0 = what fits by ComfyUI's estimate."),
+                             tooltip="Candidates per model call; all their looks are decoded before they are scored "
+                             "(of videos, one at a time). 0 = what fits by ComfyUI's estimate, up to 4."),
                 io.String.Input("earlier", default="", optional=True,
                                 tooltip="What another Measure Curve gave, for another prompt: both are put together."),
                 shared["preview_vae"],

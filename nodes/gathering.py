@@ -29,6 +29,9 @@ class Owner(Protocol):
     def forward(self, guider: Any, calls: list[Call]) -> list[torch.Tensor]:
         """One forward for all calls, or one each where they cannot share it."""
 
+    def show(self, x0: torch.Tensor) -> None:
+        """Let the user see the clean estimate that the sampler of the first row has on its way."""
+
     def back(self, guider: Any, call: Call, gradient: torch.Tensor) -> torch.Tensor:
         """A gradient by what the model answers to a call, taken back through it to one by the call's x."""
 
@@ -49,12 +52,15 @@ class Inputs:
         self.schedule = schedule  # the whole of it, also where the row goes only a part of the way
         self.clean: torch.Tensor | None = None
         self.kept: list[tuple[float, torch.Tensor]] = []
+        self.show: Callable[[torch.Tensor], None] | None = None
 
     def callback(self, step: int, x0: torch.Tensor, x: torch.Tensor, total: int) -> None:
         """Keep the last clean estimate, and those of the steps that are asked for: they are free."""
         self.clean = x0
         if step in self.keep:
             self.kept.append((self.keep[step], x0.cpu()))
+        if self.show is not None:
+            self.show(x0)
 
 
 class Gathered(comfy.samplers.Sampler):
@@ -68,13 +74,14 @@ class Gathered(comfy.samplers.Sampler):
         job: Callable[..., Callable[[Any], torch.Tensor]],
         keep: Mapping[int, float],
         schedule: torch.Tensor,
+        trail: bool = False,
     ) -> None:
         self.owner, self.rows, self.random_states, self.job, self.keep = owner, rows, random_states, job, keep
-        self.schedule = schedule
+        self.schedule, self.leaves_trail = schedule, trail
         self.results: list[torch.Tensor] = []
         self.clean: list[torch.Tensor | None] = []
         self.kept: list[list[tuple[float, torch.Tensor]]] = []
-        self.trail: list[torch.Tensor] = []  # of a row alone: what the model answered
+        self.trail: list[torch.Tensor] = []  # of a row alone, where it is wanted: what the model answered
 
     def sample(
         self,
@@ -89,17 +96,19 @@ class Gathered(comfy.samplers.Sampler):
     ) -> torch.Tensor:
         count = len(self.rows)
         jobs, inputs = self._jobs(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask)
+        inputs[0].show = self.owner.show
         if count == 1:  # no thread: exactly the stock call
-            self.results = [jobs[0](SuspendedModel(model_wrap, lambda call: self._remembered(model_wrap, call)))]
+            self.results = [jobs[0](SuspendedModel(model_wrap, lambda call: self._answered(model_wrap, call)))]
         else:
             self.results = run_in_lockstep(model_wrap, jobs, lambda calls: self.owner.forward(model_wrap, calls))
         self.clean = [each.clean for each in inputs]
         self.kept = [each.kept for each in inputs]
         return torch.cat(self.results)
 
-    def _remembered(self, model_wrap: Any, call: Call) -> torch.Tensor:
+    def _answered(self, model_wrap: Any, call: Call) -> torch.Tensor:
         [answer] = self.owner.forward(model_wrap, [call])
-        self.trail.append(answer.to("cpu", copy=True))
+        if self.leaves_trail:
+            self.trail.append(answer.to("cpu", copy=True))
         return answer
 
     def _jobs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -36,7 +37,8 @@ from .patches import has_a_place, is_known, keeps_memory, may_keep_memory, repea
 from .pull_back import TracedInpaint, kept_weights, unfused
 from .rehearsal import Rehearsal
 
-LARGEST_MICRO_BATCH = 32
+#: More candidates at once gain little on a GPU, and would let the user wait for images, and Cancel lose more of them.
+LARGEST_MICRO_BATCH = 4
 #: Model families of search.curves by the host's classes: fine-tunes are of the class of what they come from.
 FAMILIES = {"Flux": "FLUX.1-dev", "SDXL": "SDXL"}
 #: Places along a side of a latent below which no row is made smaller.
@@ -49,7 +51,8 @@ class GuidedSampler:
 
     A row's `x` is the sampler's state in model space on its way, and the latent that stock would output once it is
     at the last sigma. What is not finished (x0 predictions on the way, scouts) is decoded by `preview_vae`, if there is
-    one. `notes` collects what the report should say. Raises SearchError for inputs that cannot be sampled, before any
+    one. `notes` collects what the report should say. `viewer`, where there is one, is shown what the first row of every
+    micro-batch looks like on its way. Raises SearchError for inputs that cannot be sampled, before any
     sampling.
     """
 
@@ -69,6 +72,7 @@ class GuidedSampler:
         self.schedule = sigmas.detach().cpu()
         self.sigmas: tuple[float, ...] = tuple(self.schedule.tolist())
         self.notes: list[str] = []
+        self.viewer: Callable[[torch.Tensor], None] | None = None
         self.meter: Meter | None = None
         self._count = threading.Lock()  # with several GPUs the model is entered from several threads
         self.guider = copy.copy(guider)
@@ -133,7 +137,8 @@ class GuidedSampler:
         last = sigmas[-1] == self.sigmas[-1]
         steps = {step: sigma for step, sigma in enumerate(sigmas) if sigma in keep}
         job = self._trajectory if last else self._segment
-        out, done = self._sample(rows, schedule, meter, job, schedule if whole else self._whole(sigmas), steps)
+        passed = schedule if whole else self._whole(sigmas)
+        out, done = self._sample(rows, schedule, meter, job, passed, steps, partial(Gathered, trail=trail))
         outs = split(packed(out), len(rows)) if last else done.results
         moved = [
             replace(row, sigma=sigmas[-1], x=x.cpu(), x0=None if x0 is None else x0.cpu(), early=(*row.early, *early))
@@ -167,6 +172,11 @@ class GuidedSampler:
         fresh = max(0.0, d**2 - (c / a * b) ** 2) ** 0.5
         recipe = row.recipe.then(op="renoise", seed=seed, **{"from": row.sigma, "to": sigma})
         return Row(recipe, sigma, c / a * row.x + fresh * gaussian(row.x, seed), parent=row.id)
+
+    def show(self, x0: torch.Tensor) -> None:
+        """See Owner. Of a latent of several parts, the viewer gets the first: the pictures."""
+        if self.viewer is not None:
+            self.viewer(_tensors(self.unpacked(x0))[0])
 
     def decode(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         """See search.types.Sampler."""
@@ -239,18 +249,36 @@ class GuidedSampler:
         """By ComfyUI's own memory estimate, as its samplers use it: 1.5 times what the model asks for."""
         if self._alone:
             return 1
-        patcher = self.guider.model_patcher
-        device = patcher.load_device
-        not_loaded = patcher.model_size() - patcher.loaded_size()
-        free = max(0, comfy.model_management.get_free_memory(device) - not_loaded)
-        shape = list(packed(self.latent["samples"]).shape)
+        free = self._free_memory()
         size = LARGEST_MICRO_BATCH
-        while size > 1:
-            rows = 2 * size * self.rows_per_candidate  # conditional and unconditional
-            if patcher.model.memory_required([rows, *shape[1:]]) * 1.5 < free:
-                break
+        while size > 1 and 1.5 * self._memory_required(size) >= free:
             size -= 1
         return size
+
+    def _memory_required(self, size: int) -> float:
+        """What a forward of so many candidates takes, conditional and unconditional together.
+
+        Conditioning such as reference latents is repeated for every row.
+        """
+        model, rows = self.guider.model_patcher.model, size * self.rows_per_candidate
+        beside = defaultdict(list)
+        for cond in (cond for each in self.guider.original_conds.values() for cond in each):
+            for name, shape in model.extra_conds_shapes(**cond).items():
+                beside[name].append([rows, *shape[1:]])
+        shape = packed(self.latent["samples"]).shape
+        required: float = model.memory_required([2 * rows, *shape[1:]], cond_shapes=beside)
+        return required
+
+    def _free_memory(self) -> float:
+        """What is left on the device for forwards once all is loaded that they use, such as ControlNets."""
+        patcher, host = self.guider.model_patcher, comfy.model_management
+        beside, inference = comfy.sampler_helpers.get_additional_models(
+            self.guider.original_conds, patcher.model_dtype()
+        )
+        used = {id(each): each for each in (patcher, *beside, *patcher.get_nested_additional_models())}.values()
+        not_loaded = sum(each.model_size() - each.loaded_size() for each in used)
+        free: float = host.get_free_memory(patcher.load_device) - host.extra_reserved_memory()
+        return free - not_loaded - inference
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """See search.types.Sampler."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import comfy.utils
 import folder_paths
+import latent_preview
 import numpy as np
 import torch
 from aiohttp import web
@@ -94,6 +95,7 @@ class LiveSearch(Watcher):
         name = re.sub(r"[^\w.-]", "_", f"{prompt_id}-{node_id}")
         self.folder = Path(folder_paths.get_output_directory()) / "noise_search" / name / part
         self.bar = comfy.utils.ProgressBar(1, node_id=node_id)
+        self.has_image = False
 
     def __enter__(self) -> LiveSearch:
         FINISH.start(self.node_id)
@@ -109,15 +111,30 @@ class LiveSearch(Watcher):
     def evaluated(self, evaluation: Evaluation, images: torch.Tensor, best: bool) -> None:
         """Show and save the new best image."""
         if best:
+            self.has_image = True
             picture = to_picture(images.reshape(-1, *images.shape[-3:])[0])
             with _kept_going():
                 save_picture(picture, self.folder / "best.png", {"noise_search": evaluation.record()})
             self.bar.update_absolute(self.bar.current, self.bar.total, ("JPEG", picture, PREVIEW_PIXELS))
 
+    def previews(self, model: Any) -> Callable[[torch.Tensor], None] | None:
+        """Shows clean estimates of a model on their way, as KSampler does, until there is an image: the best one is not
+        painted over. None where ComfyUI's previews are switched off.
+        """
+        previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+        if previewer is None:
+            return None
+
+        def show(x0: torch.Tensor) -> None:
+            if not self.has_image:
+                preview = previewer.decode_latent_to_preview_image("JPEG", x0)
+                self.bar.update_absolute(self.bar.current, self.bar.total, preview)
+
+        return show
+
     def finish_now(self) -> bool:
         """Whether the user pressed Finish now."""
         return FINISH.asked(self.node_id)
-
 
     def keep(self, report: SearchReport) -> None:
         """Put the finished report beside the ledger."""

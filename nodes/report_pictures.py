@@ -82,8 +82,7 @@ def contact_sheet(report: SearchReport, columns: int, cell: int) -> torch.Tensor
 
 
 def _fitted(kept: Kept, cell: int) -> Image.Image:
-    frame = kept.images.reshape(-1, *kept.images.shape[-3:])[0]
-    picture = Image.fromarray((frame.clamp(0, 1) * 255).round().byte().numpy())
+    picture = Image.fromarray((kept.picture.clamp(0, 1) * 255).round().byte().numpy())
     scale = cell / max(picture.size)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     # enlarging a tiny picture must not blur it away

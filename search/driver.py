@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
@@ -105,6 +105,7 @@ class Driver:
         self.move_seconds: float | None = None  # of one row in the last micro-batch
         self.row_seconds: float | None = None  # the same with its images and scores
         self.look_seconds = 0.0  # of images and scores, all together
+        self.several: bool | None = None  # whether a candidate has several images, as a video has; None = not seen yet
         self.mark = (0, 0)  # NFE and model rows before the micro-batch that is being evaluated
 
     # the meter, seen by the sampler
@@ -338,15 +339,21 @@ class Driver:
         return self.report
 
     def shown(self, top: list[Kept]) -> list[Kept]:
-        """The same with all their pictures; says so when fewer are distinct than are asked for."""
-        images = iter(self.decode([kept.row for kept in top if not len(kept.images)]))
+        """The same with all their pictures, or one of several; says so when fewer are distinct than are asked for."""
         wanted = self.podium.top_k
         if self.likeness is not None and len(top) < min(wanted, len(self.report.judged)):
             self.note(
                 f"distinct: {len(top)} of the {wanted} images asked for; all others are alike to one of them "
                 f"(cosine of at least {self.likeness.threshold:g} by {self.likeness.name})"
             )
-        return [kept if len(kept.images) else replace(kept, images=next(images)) for kept in top]
+        return [*map(self.whole, top[:1]), *(kept if len(kept.images) else self.whole(kept).cut for kept in top[1:])]
+
+    def whole(self, kept: Kept) -> Kept:
+        """A candidate with all its images."""
+        if kept.whole and len(kept.images):
+            return kept
+        [images] = self.decode([kept.row])
+        return replace(kept, images=images, whole=True)
 
     # what it costs
 
@@ -384,8 +391,16 @@ class Driver:
         return {name: limit for name, limit in limits.items() if limit and wanted[name] > limit}
 
     def affordable(self, sigmas: tuple[float, ...]) -> int:
-        """How many candidates the next micro-batch may hold within the limits that are left."""
+        """How many candidates the next micro-batch may hold: within the limits that are left, none that cannot matter.
+
+        An automatic micro-batch lets the first image be seen as early as can be, and where each image may be the last,
+        each before the next is begun.
+        """
         size, cost = self.size("model"), self.cost(sigmas)
+        if not self.batch["model"] and (self.budget.target or not self.report.evaluations):
+            size = 1
+        if self.budget.patience:
+            size = min(size, max(1, self.budget.patience - self.podium.since_best))
         if self.budget.candidates:
             size = min(size, self.budget.candidates - self.finished)
         if self.budget.nfe and cost:
@@ -470,33 +485,31 @@ class Driver:
         """
         before = self.clock()
         rows = [self.as_ended(row) for row in rows] if finished else rows
-        (nfe, model_rows), images = self.mark, self.decode(rows) if images is None else images
-        early = self.decode_early(rows) if finished or rows[0].scout else []
-        vectors = self.embed(images) if finished and self.likeness is not None else []
+        nfe, model_rows = self.mark
         spent, entered = self.report.nfe - nfe, self.report.model_rows - model_rows
         done: list[Row] = []
         reason: dict[str, float] = {}
-        for i, (parts, held_out) in enumerate(self.scores(rows, images, early, finished)):
-            share = (i + 1) / len(rows)
+        for row, shown, vector, (parts, held_out) in self.judged(rows, images, finished):
+            share = (len(done) + 1) / len(rows)
             evaluation = Evaluation(
                 id=len(self.report.evaluations),
                 candidate=self.finished if finished else None,
-                parent=rows[i].parent if rows[i].id is None else rows[i].id,
-                sigma=rows[i].sigma,
+                parent=row.parent if row.id is None else row.id,
+                sigma=row.sigma,
                 score=NAN,
                 parts=parts,
                 held_out=held_out,
                 nfe=nfe + round(spent * share),
                 model_rows=model_rows + round(entered * share),
                 seconds=self.seconds,
-                seed=rows[i].recipe.seed,
-                recipe=rows[i].recipe.operations,
+                seed=row.recipe.seed,
+                recipe=row.recipe.operations,
                 after_stop=bool(reason),
-                scout=rows[i].scout,
+                scout=row.scout,
             )
-            if self.likeness is not None and finished:
-                self.likeness.vectors[evaluation.id] = vectors[i]
-            done.append(self.record(evaluation, rows[i], images[i]))
+            if self.likeness is not None and vector is not None:
+                self.likeness.vectors[evaluation.id] = vector
+            done.append(self.record(evaluation, row, shown))
             if finished and not reason:
                 reason = self.budget.reached(
                     candidates=self.finished, nfe=0, seconds=0, best=self.podium.best, since_best=self.podium.since_best
@@ -508,6 +521,32 @@ class Driver:
         if reason:
             raise Stop(reason)
         return done
+
+    def judged(
+        self, rows: list[Row], images: list[Tensor] | None, finished: bool
+    ) -> Iterator[tuple[Row, Tensor, Tensor | None, tuple[judging.Parts, judging.Parts]]]:
+        """Every row with its images, its vector if it is finished, and what verifiers say of them."""
+        for some, shown in self.shares(rows, images):
+            early = self.decode_early(some) if finished or rows[0].scout else []
+            vectors: Sequence[Tensor | None] = [None] * len(some)
+            if finished and self.likeness is not None:
+                vectors = self.embed(shown)
+            yield from zip(some, shown, vectors, self.scores(some, shown, early, finished), strict=True)
+            del shown, early  # before the next are decoded
+
+    def shares(self, rows: list[Row], images: list[Tensor] | None) -> Iterator[tuple[list[Row], list[Tensor]]]:
+        """Rows to be judged together, with their images: all, or one by one where each has several images, as a video
+        has. Those of many would fill the memory.
+        """
+        first = images or self.decode(rows if self.several is False else rows[:1])
+        self.several = first[0].shape[:-3].numel() > 1
+        if not self.several:
+            yield rows, first + self.decode(rows[len(first) :])
+            return
+        yield rows[:1], first
+        del first
+        for row in rows[1:]:
+            yield [row], self.decode([row])
 
     @staticmethod
     def as_ended(row: Row) -> Row:
@@ -522,11 +561,18 @@ class Driver:
             images += self.fitting("VAE", rows[len(images) :], self.sampler.decode)
         return images
 
-    def decode_early(self, rows: list[Row]) -> list[dict[float, Tensor]]:
-        """Images of every row's x0 predictions at the noise shares that verifiers want to see."""
-        wanted = [(time, self.nearest([s for s, _ in row.early], time), row) for row in rows for time in self.early]
-        images = iter(self.decode([replace(row, sigma=at, x0=dict(row.early)[at]) for _, at, row in wanted]))
-        return [{time: next(images) for time in self.early} for _ in rows]
+    def decode_early(self, rows: list[Row]) -> list[Mapping[float, Tensor]]:
+        """Images of every row's x0 predictions at the noise shares that verifiers want to see, frames in one batch."""
+        wanted = [{time: self.as_of(row, time) for time in self.early} for row in rows]
+        if self.several:
+            return [_Looks(each, self.decode) for each in wanted]
+        images = iter(self.decode([row for each in wanted for row in each.values()]))
+        return [{time: _flat(next(images)) for time in self.early} for _ in rows]
+
+    def as_of(self, row: Row, time: float) -> Row:
+        """A row where its early estimate nearest to a noise share was made."""
+        sigma = self.nearest([s for s, _ in row.early], time)
+        return replace(row, sigma=sigma, x0=dict(row.early)[sigma])
 
     def embed(self, images: list[Tensor]) -> list[Tensor]:
         """The vectors of candidates that tell which are alike."""
@@ -537,7 +583,7 @@ class Driver:
         return vectors
 
     def scores(
-        self, rows: list[Row], images: list[Tensor], early: list[dict[float, Tensor]], finished: bool
+        self, rows: list[Row], images: list[Tensor], early: list[Mapping[float, Tensor]], finished: bool
     ) -> Iterator[tuple[judging.Parts, judging.Parts]]:
         """Parts of every row in order. When a verifier raises, it is asked one row at a time up to the bad one."""
         shown = list(zip(images, early or [{}] * len(images), strict=True))
@@ -561,15 +607,17 @@ class Driver:
             raise SearchError(f"{failure} (on {len(rows)} candidates at once, on none alone)") from failure.__cause__
 
     def ask(
-        self, shown: Sequence[tuple[Tensor, dict[float, Tensor]]], finished: bool
+        self, shown: Sequence[tuple[Tensor, Mapping[float, Tensor]]], finished: bool
     ) -> list[tuple[judging.Parts, judging.Parts]]:
         """Every verifier on the images of several candidates at once; a candidate's score is the mean of its images.
 
         The held-out one is spared what is not finished: nothing is made of what it would say there.
         """
         flat = [_flat(images) for images, _ in shown]
-        counts, together = [len(each) for each in flat], torch.cat(flat)
-        early = {time: torch.cat([_flat(images[time]) for _, images in shown]) for time in shown[0][1]}
+        counts, together, early = [len(each) for each in flat], flat[0], shown[0][1]
+        if len(shown) > 1:
+            together = torch.cat(flat)
+            early = {time: torch.cat([images[time] for _, images in shown]) for time in early}
         answers = []
         for verifier in (self.verifier, self.held_out if finished else None):
             parts = iter(judging.ask(verifier, together, self.prompt, early) if verifier else [{}] * len(together))
@@ -594,3 +642,24 @@ class Driver:
 def _flat(images: Tensor) -> Tensor:
     """Images [b, (T,) H, W, 3] of one candidate as one batch."""
     return images.reshape(-1, *images.shape[-3:])
+
+
+class _Looks(Mapping[float, Tensor]):
+    """Images of one row's x0 predictions by noise share, each decoded when it is asked for; the last stays at hand."""
+
+    def __init__(self, rows: Mapping[float, Row], decode: Callable[[list[Row]], list[Tensor]]) -> None:
+        self.rows, self.decode = rows, decode
+        self.at_hand: dict[float, Tensor] = {}
+
+    def __getitem__(self, time: float) -> Tensor:
+        if time not in self.at_hand:
+            self.at_hand.clear()  # before there is another
+            [images] = self.decode([self.rows[time]])
+            self.at_hand[time] = _flat(images)
+        return self.at_hand[time]
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)

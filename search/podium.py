@@ -53,11 +53,12 @@ class Podium:
         leader = max((kept.evaluation.score for kept in self.winners()), default=None)
         leads = evaluation.can_win and (leader is None or evaluation.score > leader)
         if evaluation.can_win or self.pooled:  # a pooled score may become a winning one later
-            self.kept[evaluation.id] = Kept(evaluation, replace(row, trail=()), images)
+            self.kept[evaluation.id] = Kept(evaluation, _at_rest(row), images)
         self.best = max((kept.evaluation.score for kept in self.winners()), default=None)
         self.since_best = 0 if leads else self.since_best + 1
         if not self.pooled:
             self._let_go()
+        self._cut()
         return leads
 
     def winners(self) -> list[Kept]:
@@ -83,6 +84,11 @@ class Podium:
             self.kept = {k.evaluation.id: k if k.evaluation.id in of_top else _waiting(k) for k in best[:within]}
             self.likeness.keep(self.kept)
 
+    def _cut(self) -> None:
+        """Keep all images of the best alone, where candidates have several: of videos they would fill the memory."""
+        best = [kept.evaluation.id for kept in ranked(self.winners())[:1]]
+        self.kept = {id: kept if id in best else kept.cut for id, kept in self.kept.items()}
+
     def _rescore(self, scores: list[float]) -> None:
         """Give every candidate that is in the pool already its score beside the newest one."""
         for id, score in zip(self.pool_ids, scores, strict=True):
@@ -91,7 +97,11 @@ class Podium:
                 self.kept[id] = replace(self.kept[id], evaluation=rescored)
 
 
+def _at_rest(row: Row) -> Row:
+    """A row that goes no further: the latent that its picture can be decoded from again."""
+    return replace(row, x0=None if row.sigma == 0 else row.x0, early=(), trail=())
+
+
 def _waiting(kept: Kept) -> Kept:
-    """A candidate that may be among the top k later: its latent, from which its picture can be decoded again."""
-    row = replace(kept.row, x0=None if kept.row.sigma == 0 else kept.row.x0, early=())
-    return replace(kept, row=row, images=kept.images.new_empty(0))  # a slice would hold on to all of them
+    """A candidate that may be among the top k later."""
+    return replace(kept, images=kept.images.new_empty(0))  # a slice would hold on to all of them

@@ -105,7 +105,7 @@ def probe(report: SearchReport) -> Probe:
     scales = report.settings.get("scales", {})
     deviations = [statistics.stdev(e.parts[name] for e in seeds) / scale for name, scale in scales.items()]
     ids = {e.id for e in seeds}
-    pictures = [kept.images for kept in report.top if kept.evaluation.id in ids]
+    pictures = [kept.picture for kept in report.top if kept.evaluation.id in ids]
     return Probe(
         len(seeds),
         statistics.stdev(e.score for e in seeds),

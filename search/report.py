@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +64,29 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Kept:
-    """A candidate that the driver held on to: its row (with the latent) and its images [b, (T,) H, W, 3]."""
+    """A candidate that the driver held on to: its row (with the latent) and its images [b, (T,) H, W, 3].
+
+    Of several images (a video, a latent that is a batch) those of the best candidate alone are `whole`: of the others
+    one is left, and their latents.
+    """
 
     evaluation: Evaluation
     row: Row
     images: Tensor
+    whole: bool = True
+
+    @property
+    def picture(self) -> Tensor:
+        """The one image [H, W, 3] that stands for all: the first of a batch, the middle one of a video."""
+        first = self.images[0]
+        return first[len(first) // 2] if first.ndim == 4 else first
+
+    @property
+    def cut(self) -> Kept:
+        """The same with one image, in memory of its own."""
+        if self.images.shape[:-3].numel() <= 1:
+            return self
+        return replace(self, images=self.picture.clone().expand(*[1] * (self.images.ndim - 3), -1, -1, -1), whole=False)
 
 
 @dataclass

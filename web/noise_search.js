@@ -122,13 +122,28 @@ function addPanel(node) {
   };
 }
 
+/** Whether a search has written its best image; that of several prompts writes into one folder for each. */
+async function hasImage(folder) {
+  for (const part of ["", "/0001"]) {
+    const where = new URLSearchParams({ filename: "best.png", subfolder: `noise_search/${folder}${part}`, type: "output" });
+    if ((await api.fetchApi(`/view?${where}`, { method: "HEAD" })).ok) return true;
+  }
+  return false;
+}
+
+/** Say where the files of a search lie that has ended without a result. */
+async function showFiles(panel, how, folder) {
+  const found = (await hasImage(folder)) ? ": the best image and the ledger so far are" : " before the first image: the ledger is";
+  panel.text.textContent = `${how}${found} in output/noise_search/${folder}`;
+}
+
 /** A run has ended without a result of its own for the nodes that were in it. */
 function ended(how, detail) {
   for (const [id, node] of searchNodes()) {
     const panel = panels.get(node);
     if (!panel || !running.has(id) || !how) continue;
-    const folder = `${detail?.prompt_id}-${id}`.replace(/[^\w.-]/g, "_");
-    panel.text.textContent = `${how}: the best image and the ledger so far are in output/noise_search/${folder}`;
+    panel.text.textContent = how;
+    showFiles(panel, how, `${detail?.prompt_id}-${id}`.replace(/[^\w.-]/g, "_"));
   }
   running.clear();
   refresh();

@@ -393,3 +393,11 @@ def test_guidance_without_a_memory_shares_forwards_and_with_a_patch_inside_the_m
         assert port_of(model).micro_batch() > 1, guidance
     assert port_of(SelfAttentionGuidance.execute(tiny.sd3(), 0.5, 2.0).args[0]).micro_batch() == 1
     assert port_of(PATCHED["APG"](tiny.sd3())).micro_batch() == 1
+
+
+def test_of_several_videos_the_best_comes_whole_and_the_others_as_latents_with_one_frame() -> None:
+    out = tiny.search(tiny.wan(), max_candidates=4, top_k=3, batch_size=4, latent_image=tiny.video_latent())
+    latent, images, report = out.args[0], out.args[1], out.args[5]
+    assert torch.equal(images, tiny.PictureVAE().decode(latent["samples"])[0]) and len(images) == 3
+    for kept in report.top[1:]:
+        assert torch.equal(kept.images, tiny.PictureVAE().decode(kept.row.x)[:, 1:2])

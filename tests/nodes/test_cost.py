@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.controlnet
 import comfy.model_management
 import comfy.samplers
+import node_helpers
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import DualModelGuider
@@ -93,15 +95,73 @@ def test_a_latent_batch_counts_its_rows() -> None:
     assert out.args[5].nfe == counted.rows == 2 * 3 * 3
 
 
+def port_of(guider: Any) -> GuidedSampler:
+    model = guider.model_patcher
+    return GuidedSampler(guider, comfy.samplers.sampler_object("euler"), tiny.sigmas(model, 2), tiny.latent(), None)
+
+
+def fits(monkeypatch: pytest.MonkeyPatch, need: float, *loaded: Any) -> None:
+    """Leave `need` bytes, as ComfyUI counts them, once those models are loaded."""
+    weights = sum(model.model_size() - model.loaded_size() for model in loaded)
+    free = 1.5 * need + weights + comfy.model_management.extra_reserved_memory() + 1
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_: free)
+
+
 def test_the_largest_micro_batch_follows_the_hosts_memory_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.model_of("flow")
-    port = GuidedSampler(
-        tiny.guider(model), comfy.samplers.sampler_object("euler"), tiny.sigmas(model), tiny.latent(), None
-    )
-    assert port.micro_batch() == 32
-    need = model.model.memory_required([2 * 5, 16, 8, 8]) * 1.5
-    weights = model.model_size() - model.loaded_size()
-    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_: need + weights + 1)
-    assert port.micro_batch() == 5
+    port = port_of(tiny.guider(model))
+    assert port.micro_batch() == 4
+    fits(monkeypatch, model.model.memory_required([2 * 3, 16, 8, 8]), model)
+    assert port.micro_batch() == 3
     monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_: 0)
     assert port.micro_batch() == 1
+
+
+def test_reference_latents_take_the_memory_that_the_host_asks_for_when_it_samples_with_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, asked = tiny.flux(), []
+    images = [torch.full((1, 16, 8, 8), float(i)) for i in range(3)]
+    guider = tiny.guider(model)
+    guider.set_conds(
+        *(node_helpers.conditioning_set_values(tiny.conditioning(i), {"reference_latents": images}) for i in (1, 2))
+    )
+    port, required = port_of(guider), model.model.memory_required
+
+    def noted(shape: list[int], cond_shapes: Any = None) -> float:
+        asked.append(required(shape, cond_shapes or {}))
+        return asked[-1]
+
+    model.model.memory_required = noted
+    with torch.inference_mode():
+        rows = [search.Row(search.Recipe.of_seed(seed), port.sigmas[0]) for seed in range(3)]
+        port.advance(rows, port.sigmas, Meter())
+    need = asked[-1]  # by the last model call
+    assert need == 4 * required([2 * 3, 16, 8, 8])
+    fits(monkeypatch, need, model)
+    assert port.micro_batch() == 3
+    fits(monkeypatch, 0.99 * need, model)
+    assert port.micro_batch() == 2
+
+
+def test_a_controlnet_that_is_not_loaded_yet_takes_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, network = tiny.sd3(), tiny.sd3(1)
+
+    class Control(comfy.controlnet.ControlBase):
+        def get_models(self) -> list[Any]:
+            return [network]
+
+        def inference_memory_requirements(self, dtype: torch.dtype) -> int:
+            return 1000
+
+        def copy(self) -> Any:
+            return self
+
+    positive = node_helpers.conditioning_set_values(tiny.conditioning(1), {"control": Control()})
+    guider = tiny.guider(model)
+    guider.set_conds(positive, tiny.conditioning(2))
+    port, need = port_of(guider), model.model.memory_required([2 * 3, 16, 8, 8])
+    fits(monkeypatch, need, model)
+    without = port.micro_batch()
+    fits(monkeypatch, need + 1000 / 1.5, model, network)
+    assert port.micro_batch() == 3 > without

@@ -16,9 +16,10 @@ from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 
 from pack import search
 from pack.demo import paths
-from pack.nodes import algorithms
+from pack.nodes import algorithms, guided_sampler
 from pack.nodes.candidates import NoiseCandidate, NoiseFromRecipe
 from pack.nodes.demo_world import load_demo_world
+from pack.nodes.gathering import Gathered
 from pack.nodes.guided_sampler import GuidedSampler
 from pack.nodes.memory import ManagedVerifier, managed
 from pack.nodes.pull_back import kept_weights
@@ -244,6 +245,22 @@ def test_candidate_0_is_stock_and_the_winner_comes_again_from_its_noise() -> Non
     found = tiny.search(model, candidates=around, verifier=Weighted(), max_candidates=3).args[5]
     assert found.evaluations[0].score == pytest.approx(score, rel=1e-6)
     assert found.evaluations[0].recipe == ({"op": "given", "seed": 11},)
+
+
+def test_what_the_model_answered_is_kept_where_a_gradient_will_need_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Gathered] = []
+
+    class Noted(Gathered):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+            made.append(self)
+
+    monkeypatch.setattr(guided_sampler, "Gathered", Noted)
+    port = port_of(tiny.sd3())
+    [plain] = port.advance([start(port)], port.sigmas, Meter())
+    [followed] = port.advance([start(port)], port.sigmas, Meter(), trail=True)
+    assert [len(each.trail) for each in made] == [0, 3]
+    assert plain.trail == () and len(followed.trail) == 3 and torch.equal(plain.x, followed.x)
 
 
 def test_weights_that_share_one_place_in_memory_are_kept_for_the_way_back() -> None:

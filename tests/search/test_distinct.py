@@ -226,7 +226,7 @@ def test_features_of_a_wrong_shape_name_their_verifier() -> None:
     broken = Embeds(name="broken")
     broken.features = lambda images: torch.zeros(len(images))  # type: ignore[method-assign]
     with pytest.raises(
-        SearchError, match=r"verifier broken failed.*got features \(4,\) for 4 images; expected a tensor"
+        SearchError, match=r"verifier broken failed.*got features \(1,\) for 1 images; expected a tensor"
     ):
         search("random", Counting(), Budget(candidates=4), broken, distinct=0.9)
 

@@ -24,6 +24,7 @@ from pack.tests.search.worlds import (
     Scorer,
     Seen,
     Veto,
+    Videos,
     columns,
     first,
     lines,
@@ -68,10 +69,49 @@ def test_rows_behind_the_stop_are_kept_and_marked_and_cannot_win(name: str, batc
 
 
 def test_a_better_image_behind_the_stop_does_not_win() -> None:
-    report = search("random", Counting(), Budget(patience=1, nfe=600), batch=8)
+    report = search("random", Counting(), Budget(target=-5.0, nfe=600), batch=8)
     behind = [e for e in report.evaluations if e.after_stop]
-    assert report.stopped == {"patience": 1} and report.best is not None
-    assert len(behind) > 0 and max(e.score for e in behind) > report.best.evaluation.score
+    assert report.stopped == {"target": -5.0} and report.best is not None
+    assert len(behind) == 7 and max(e.score for e in behind) > report.best.evaluation.score
+
+
+@pytest.mark.parametrize("name", ["random", "zero_order"])
+def test_a_target_that_the_users_own_candidate_reaches_costs_that_candidate_alone(name: str) -> None:
+    report = search(name, Counting(batch=16), Budget(candidates=16, target=-5.0))
+    assert report.stopped == {"target": -5.0} and report.nfe == 6
+    assert [e.seed for e in report.evaluations] == [7]
+
+
+@NAMES
+@pytest.mark.parametrize("batch", [0, 8])
+def test_patience_renders_nothing_that_cannot_matter(name: str, batch: int) -> None:
+    for patience in (1, 2, 5):
+        expected = search(name, Counting(), Budget(candidates=64, patience=patience), batch=1)
+        report = search(name, Counting(batch=16), Budget(candidates=64, patience=patience), batch=batch)
+        assert report.stopped == expected.stopped == {"patience": patience}
+        assert columns(report.evaluations) == columns(expected.evaluations) and report.nfe == expected.nfe
+
+
+def test_an_automatic_target_search_ends_at_the_image_that_reaches_it() -> None:
+    scores = [e.score for e in search("random", Counting(), Budget(candidates=32), batch=1).finished]
+    target = max(scores)
+    report = search("random", Counting(batch=16), Budget(candidates=32, target=target))
+    assert report.stopped == {"target": target} and report.nfe == 6 * (scores.index(target) + 1)
+
+
+def test_the_first_image_comes_before_a_second_one_is_begun() -> None:
+    sampler, spent = Counting(batch=16), []
+
+    class Looking(Watcher):
+        def evaluated(self, evaluation: Any, images: Tensor, best: bool) -> None:
+            spent.append(sampler.rows)
+
+    search("random", sampler, Budget(candidates=12), watcher=Looking())
+    assert spent[0] == 6 and sampler.largest == 11
+    spent.clear()
+    sampler.rows = 0
+    search("random", sampler, Budget(candidates=12), watcher=Looking(), batch=4)
+    assert spent[0] == 24  # a batch size of the user's own is kept
 
 
 @NAMES
@@ -247,7 +287,8 @@ def test_a_held_out_ensemble_gives_its_parts_and_a_failing_one_is_named() -> Non
 def test_three_failures_on_one_row_give_one_clear_error(phase: str, label: str, tmp_path: Path) -> None:
     sampler, verifier = Counting(), first()
     where = verifier.break_at if phase == "verifier" else sampler.break_at[phase]
-    start = {"denoise": 13, "decode": 3, "verifier": 3}[phase]  # two good micro-batches of four first
+    # two good micro-batches of four first; of the first one an image is decoded by itself, to see what it is
+    start = {"denoise": 13, "decode": 4, "verifier": 3}[phase]
     where.update({i: no_memory() for i in range(start, start + 50)})
     with pytest.raises(SearchError, match=f"the {label} ran out of memory on a single candidate, three") as failed:
         search("random", sampler, Budget(candidates=40), verifier, batch=4, folder=tmp_path)
@@ -544,6 +585,53 @@ def test_only_the_images_of_the_top_are_kept() -> None:
     finally:
         driver.Driver.record = original  # type: ignore[method-assign]
     assert max(held) == 3
+
+
+class Looking:
+    """Sees finished images and four x0 predictions, one after the other."""
+
+    name = "looking"
+
+    def __init__(self) -> None:
+        self.members = [first(), *(EarlyLook(time) for time in (0.9, 0.7, 0.5, 0.3))]
+
+    def score(self, images: Tensor, prompt: str) -> Tensor:
+        raise AssertionError("the driver asks the members")
+
+    def combine(self, pool: Any) -> list[float]:
+        return [parts["first"] for parts in pool]
+
+
+class EarlyLook:
+    def __init__(self, time: float) -> None:
+        self.early, self.name = (time,), f"first at {time}"
+
+    def score(self, images: Tensor, prompt: str, early: Any = None) -> Tensor:
+        return first().score(images if early is None else early[0], prompt)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 4])
+def test_videos_are_decoded_and_judged_one_row_and_one_look_at_a_time(batch: int) -> None:
+    sampler = Videos(batch=4)
+    report = search("random", sampler, Budget(candidates=12), Looking(), batch=batch, top_k=4)
+    assert sampler.most <= 4  # the best one, the last row's, this row's and one look of it
+    assert len(sampler.made) == 12 * 5
+    expected = search("random", Videos(), Budget(candidates=12), Looking(), batch=1, top_k=4)
+    assert columns(report.evaluations) == columns(expected.evaluations)
+    assert len(report.evaluations[0].parts) == 5
+
+
+@pytest.mark.parametrize("verifier", [first(), RankMean(first(), second())], ids=["plain", "pooled"])
+@pytest.mark.parametrize("distinct", [1.0, 0.999])
+def test_of_videos_the_best_is_kept_whole_and_of_the_others_the_middle_frame(verifier: Any, distinct: float) -> None:
+    sampler = Videos()
+    report = search("random", sampler, Budget(candidates=12), verifier, batch=4, top_k=4, distinct=distinct)
+    assert len(report.top) > 1
+    for place, kept in enumerate(report.top):
+        [video] = sampler.decode([kept.row])
+        assert torch.equal(kept.images, video if place == 0 else video[:, 2:3])
+        assert torch.equal(kept.picture, video[0, 2]) and kept.whole == (place == 0)
+        assert place == 0 or kept.images.untyped_storage().nbytes() == video[:, 2:3].numel() * 4
 
 
 def test_a_batch_of_latents_is_one_candidate_and_out_of_memory_counts_its_rows() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,22 @@ class Pairs(Counting):
         self._call("decode")
         clean = [row.x if row.sigma == 0 else row.x0 for row in rows]
         return [torch.sigmoid(c).reshape(len(c), 1, -1, 3) for c in clean]  # type: ignore[union-attr, arg-type]
+
+
+class Videos(Counting):
+    """Every picture is a video of five frames that grow brighter; counts how many videos there are at a time."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.made: list[weakref.ref[Tensor]] = []
+        self.most = 0
+
+    def decode(self, rows: Sequence[Row]) -> list[Tensor]:
+        shades = torch.linspace(0.8, 1.0, 5)[:, None, None, None]
+        videos = [images[:, None] * shades for images in super().decode(rows)]
+        self.made += map(weakref.ref, videos)
+        self.most = max(self.most, sum(made() is not None for made in self.made))
+        return videos
 
 
 def values(images: Tensor) -> Tensor:

@@ -205,10 +205,28 @@ def test_a_cancelled_search_says_where_its_files_are(opened: Opener, server: Hos
     queue(page)
     sync_api.expect(text).to_have_text(re.compile(r"^searching: \d{2,} "), timeout=TIMEOUT)
     server.interrupt()
-    sync_api.expect(text).to_contain_text("cancelled", timeout=TIMEOUT)
+    sync_api.expect(text).to_contain_text("cancelled: the best image and the ledger so far", timeout=TIMEOUT)
     said = re.search(rf"output/noise_search/([\w-]+)-{SEARCH}$", text.inner_text())
     assert said is not None
     assert ledger(folder_of(server, said[1], SEARCH))
+
+
+@pytest.mark.slow
+def test_a_search_that_is_cancelled_before_its_first_image_promises_none(opened: Opener, server: HostServer) -> None:
+    page = opened(False)
+    load(page, server, "first_search")
+    page.evaluate(
+        "(id) => { app.rootGraph.getNodeById(id).widgets.find((w) => w.name === 'steps').value = 10000; }", SEARCH
+    )
+    _, text = panel(page)
+    queue(page)
+    sync_api.expect(text).to_have_text(re.compile(r"^searching: \d{2,} "), timeout=TIMEOUT)
+    server.interrupt()
+    sync_api.expect(text).to_contain_text("before the first image: the ledger is in", timeout=TIMEOUT)
+    said = re.search(rf"output/noise_search/([\w-]+)-{SEARCH}$", text.inner_text())
+    assert said is not None
+    folder = folder_of(server, said[1], SEARCH)
+    assert len(ledger(folder)) == 1 and not (folder / "best.png").exists()
 
 
 @pytest.mark.slow
