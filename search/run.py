@@ -54,6 +54,12 @@ def run(
             f"verifier: {verifier.name} judges finished images only (it compares them with their x0 predictions), and "
             f"{algorithm.name} judges on the way: choose Random or Zero-Order, or wire the verifier to held_out"
         )
+    if judging.is_pooled(verifier) and algorithm.compares_across and budget.candidates != 1:
+        raise SearchError(
+            f"verifier: {verifier.name} compares candidates with each other, and {algorithm.name}, with these "
+            "settings, compares scores of different steps, where that says nothing: set method to z_score and scale "
+            "to fixed in Verifier Ensemble, or choose another search algorithm (of SMC, another potential than max)"
+        )
     if (early or judging.early_times(held_out)) and sampler.cost(sampler.sigmas) is None:
         raise SearchError(
             "verifier: one of them wants to see x0 predictions at given noise shares, and this sampler chooses its "

@@ -181,7 +181,8 @@ class Gradient:
 @dataclass(frozen=True)
 class Judge:
     """Score rows mid-way on an x0 prediction: a fresh one (one forward each), or the one that their last step made on
-    the way, which is free but one step older. Scouts at their end are scored as they are. Reply: the rows, scored.
+    the way, which is free but one step older. Scouts at their end are scored as they are. Reply: the rows, scored;
+    where a score depends on a pool, that is the rows of this request alone.
     """
 
     rows: Sequence[Row]
@@ -311,5 +312,6 @@ class Algorithm:
     acts_midway: bool = False  # pauses rows between the first and the last sigma
     needs_gradient: bool = False  # of the score by the start noise
     guides: bool = False  # by the gradient of the score by x0 predictions
+    compares_across: bool = False  # holds scores of one Judge against those of others, so mere ranks tell it nothing
     #: Instead of searching, names the algorithm that does, and why. Asked once, before the search.
     choose: Callable[[Plan], tuple[Algorithm, str]] | None = None
