@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,13 @@ def run(
         _check_gradient(algorithm, sampler, verifier)
     if budget.candidates == 1:  # nothing to search among: render the user's own candidate, whole
         algorithm = Algorithm("random", random_search)
-    forwards = sampler.cost(sampler.sigmas)
-    candidate_nfe = None if forwards is None else forwards * sampler.rows_per_candidate
+
+    def cost(sigmas: Sequence[float]) -> int | None:
+        """NFE of one candidate along sigmas."""
+        forwards = sampler.cost(sigmas)
+        return None if forwards is None else forwards * sampler.rows_per_candidate
+
+    candidate_nfe = cost(sampler.sigmas)
     if budget.nfe and candidate_nfe and budget.nfe < candidate_nfe:
         raise SearchError(
             f"budget: got nfe={budget.nfe}; one candidate takes {candidate_nfe}: raise max_nfe or lower the steps"
@@ -79,7 +85,7 @@ def run(
         sampler.sigmas, sampler.time, sampler.sigma, sampler.coefficients,
         candidate_nfe, budget.nfe, budget.candidates, budget.seconds, sampler.exact_pauses and not early,
         sampler.small_refusal, sampler.axes, sampler.family, sampler.look_cost,
-        tuple(each.name for _, each in judging.deciding(verifier)),
+        tuple(each.name for _, each in judging.deciding(verifier)), cost, sampler.rows_per_candidate,
     )  # fmt: skip
     why = {}
     if algorithm.choose:

@@ -284,6 +284,8 @@ class Plan:
     family: str = ""  # of the model (see Sampler)
     look_cost: float = 0.0  # (see Sampler)
     verifiers: tuple[str, ...] = ()  # names of those that decide: the verifier, or the members that count
+    cost: Callable[[Sequence[float]], int | None] = lambda sigmas: len(sigmas) - 1  # NFE of a candidate along sigmas
+    call_nfe: int = 1  # NFE of one model call for a candidate: the rows of its latent
 
     def coarse(self, steps: int) -> tuple[float, ...]:
         """At most `steps` steps along the whole schedule, at evenly chosen sigmas of it, both ends included."""
