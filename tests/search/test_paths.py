@@ -236,3 +236,19 @@ def test_it_gains_over_its_first_images_on_a_landscape_that_it_can_climb() -> No
         assert same(report, search("paths", sampler, Budget(candidates=12), first_seed=seed, seed=seed))
         gains.append(max(e.score for e in report.finished[2:]) - max(e.score for e in report.finished[:2]))
     assert sum(gains) / 10 > 0.5
+
+
+@pytest.mark.parametrize("flow", [True, False])
+@pytest.mark.parametrize("leg_steps", [0, 4])
+@pytest.mark.parametrize("left_out", [1, 3])
+def test_no_path_leaves_a_schedule_that_ends_above_zero(flow: bool, leg_steps: int, left_out: int) -> None:
+    sampler = Counting(flow, steps=10)
+    sampler.sigmas = sampler.sigmas[:-left_out]
+    recorded = Recorded("paths", leg_steps=leg_steps)
+    report = search(recorded.algorithm, sampler, Budget(nfe=400))
+    last = sampler.sigmas[-1]
+    assert all(e.sigma == last for e in report.finished) and min(e.sigma for e in report.evaluations) == last
+    moves = [request.sigmas for request in recorded.requests if isinstance(request, Advance)]
+    assert all(list(sigmas) == sorted(sigmas, reverse=True) and sigmas[-1] >= last for sigmas in moves)
+    assert any(o["op"] == "renoise" for e in report.finished for o in e.recipe)
+    assert len({str(e.recipe) for e in report.finished}) == len(report.finished)
