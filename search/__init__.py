@@ -57,17 +57,21 @@ MIDWAY = frozenset({"pruned", "paths", "evolution", "smc", "beam", "rollover", "
 GRADIENT = frozenset({"gradient"})
 #: The algorithms that follow the gradient of the score by x0 predictions, whatever their settings.
 GUIDED = frozenset({"guided"})
+#: The algorithms that hold a score on the way against scores of other moments, whatever their settings.
+ACROSS = frozenset({"rollover", "depth_first"})
 
 
 def algorithm(name: str, **settings: object) -> Algorithm:
     """The algorithm called `name` with its settings. Raises SearchError for an unknown name."""
     if name not in ALGORITHMS:
         raise SearchError(f"algorithm: got {name!r}; expected one of {', '.join(ALGORITHMS)}")
-    flags = name in MIDWAY, name in GRADIENT, name in GUIDED or bool(settings.get("guidance"))
-    return Algorithm(name, ALGORITHMS[name], dict(settings), *flags)
+    guides = name in GUIDED or bool(settings.get("guidance"))
+    across = name in ACROSS or (name == "smc" and settings.get("potential") == "max")
+    return Algorithm(name, ALGORITHMS[name], dict(settings), name in MIDWAY, name in GRADIENT, guides, across)
 
 
 __all__ = [
-    "ALGORITHMS", "AUTO", "GRADIENT", "GUIDED", "MIDWAY", "Algorithm", "Budget", "Candidates", "Evaluation", "Kept",
-    "Recipe", "Row", "Sampler", "SearchError", "SearchReport", "Space", "Verifier", "Watcher", "algorithm", "run",
+    "ACROSS", "ALGORITHMS", "AUTO", "GRADIENT", "GUIDED", "MIDWAY", "Algorithm", "Budget", "Candidates", "Evaluation",
+    "Kept", "Recipe", "Row", "Sampler", "SearchError", "SearchReport", "Space", "Verifier", "Watcher", "algorithm",
+    "run",
 ]  # fmt: skip

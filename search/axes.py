@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from itertools import count, cycle
 
 from .errors import SearchError
-from .recipe import Operation
+from .recipe import Operation, Recipe
 from .settings import check_at_least, check_shares
 from .space import Space
 from .types import Plan, Row, Search, finish
@@ -13,7 +14,7 @@ from .zero_order import best_of
 
 #: Candidates per round.
 ROUND = 8
-#: The cosine of a refined candidate's start noise to that of the best.
+#: The cosine of a refined candidate's start noise to that of the best; its conditioning noise keeps as much.
 CLOSE = 0.9
 #: Multiples of these, less their whole parts, fill a square evenly (the R2 sequence of Roberts 2018).
 EVEN = {"conditioning": 0.7548776662466927, "cfg": 0.5698402909980532}
@@ -48,7 +49,8 @@ def axes(
       anyway, so this is for candidates that share theirs.
 
     `refine` (0..1) is the share of every round of 8 that is the best candidate so far, changed on one axis, each in
-    turn: 0 = none. Rows with different cfg or conditioning cannot share a forward and run one after the other.
+    turn: 0 = none. Its noises keep most of what they were and never exceed the above together. Rows with different cfg
+    or conditioning cannot share a forward and run one after the other.
 
     Raises SearchError for an axis that the sampler does not offer, and when all are off.
     """
@@ -82,7 +84,7 @@ def axes(
         rows = []
         for number in range(first, first + ROUND):
             if number - first >= round(ROUND * (1 - refine)):
-                row = Row(best.recipe.then(**changed(next(turns), number)), space.first_sigma, parent=best.id)
+                row = Row(refined(best.recipe, changed(next(turns), number)), space.first_sigma, parent=best.id)
             else:
                 row = space.fresh(1)[0] if noise else Row(own.recipe, space.first_sigma)
                 for name in beside:
@@ -90,3 +92,15 @@ def axes(
             rows.append(row)
         best, *rows = yield from finish([best, *rows])  # asked again, because ranks compare only within one pool
         best = best_of([best, *rows]) or best
+
+
+def refined(recipe: Recipe, change: Operation) -> Recipe:
+    """The recipe changed on one axis. Conditioning noise makes way for what is added to it, or it would pile up."""
+    if change["op"] != "conditioning":
+        return recipe.then(**change)
+    kept = [_weaker(each, CLOSE) if each["op"] == "conditioning" else each for each in recipe.operations]
+    return Recipe((*kept, _weaker(change, math.sqrt(1 - CLOSE**2))))
+
+
+def _weaker(operation: Operation, factor: float) -> Operation:
+    return {**operation, "strength": round(factor * operation["strength"], 4)}

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from .dealing import affordable, next_share
+from .dealing import affordable, call, next_share, price
 from .paths import best_rows
 from .resampling import normalised
 from .settings import check_at_least, check_choice, check_shares, check_span
@@ -119,7 +119,8 @@ def schedule(beams: int, oversample: int, shrinking: str, moves: int) -> list[in
 def cost(plan: Plan, stops: Sequence[int], counts: Sequence[int], widths: Sequence[float]) -> float:
     """Steps of one candidate that a round takes: the way to the first random step and a look, children, the rest."""
     children = sum(n * w * (b - a) for n, w, (a, b) in zip(counts, widths, pairwise(stops), strict=False))
-    return counts[0] * (stops[0] + 1) + children + counts[-1] * (len(plan.sigmas) - 1 - stops[-1])
+    opening, rest = price(plan, 0, stops[0]) + call(plan), price(plan, stops[-1], len(plan.sigmas) - 1)
+    return counts[0] * opening + children * call(plan) + counts[-1] * rest
 
 
 def scaled(plan: Plan, stops: Sequence[int], counts: Sequence[int], widths: Sequence[float], share: float) -> list[int]:
@@ -127,13 +128,13 @@ def scaled(plan: Plan, stops: Sequence[int], counts: Sequence[int], widths: Sequ
     fixed = cost(plan, stops, counts, [0] * len(widths))
     factor = (share - fixed) / (cost(plan, stops, counts, widths) - fixed)
     left, found = share - fixed, []
-    prices = [n * (b - a) for n, (a, b) in zip(counts, pairwise(stops), strict=False)]
+    prices = [n * (b - a) * call(plan) for n, (a, b) in zip(counts, pairwise(stops), strict=False)]
     owed = 0.0
-    for i, (price, width) in enumerate(zip(prices, widths, strict=True)):
-        owed += factor * width * price
+    for i, (each, width) in enumerate(zip(prices, widths, strict=True)):
+        owed += factor * width * each
         spare = left - sum(prices[i + 1 :])  # every later step has one child at least
-        number = max(1, int(min(owed, spare) / price + 1e-9))
-        owed, left = owed - number * price, left - number * price
+        number = max(1, int(min(owed, spare) / each + 1e-9))
+        owed, left = owed - number * each, left - number * each
         found.append(number)
     return found
 

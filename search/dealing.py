@@ -20,6 +20,19 @@ def affordable(plan: Plan) -> float:
     return plan.nfe / plan.candidate_nfe * (len(plan.sigmas) - 1) if plan.nfe and plan.candidate_nfe else math.inf
 
 
+def price(plan: Plan, first: int, last: int) -> float:
+    """What the user's sampler takes for a candidate from the step `first` to the step `last`."""
+    nfe, steps = plan.cost(plan.sigmas[first : last + 1]), len(plan.sigmas) - 1
+    return nfe * steps / plan.candidate_nfe if nfe is not None and plan.candidate_nfe else last - first
+
+
+def call(plan: Plan) -> float:
+    """What one model call for a candidate takes, as a look or a random step does: 1, or less where the user's sampler
+    makes several in a step.
+    """
+    return plan.call_nfe * (len(plan.sigmas) - 1) / plan.candidate_nfe if plan.candidate_nfe else 1.0
+
+
 def next_share(left: float, wanted: float) -> float:
     """What the next round may spend: rounds as near to `wanted` as equal shares of what is `left` allow.
 

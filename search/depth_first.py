@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .dealing import affordable
+from .dealing import affordable, price
 from .paths import best_rows
 from .settings import check_at_least, check_choice, check_finite, check_shares, check_span
 from .space import Space
@@ -85,14 +85,15 @@ def depth_first(
             rows = yield from judge(rows, fresh=False)
             scores[stop] += [row.score for row in rows]
             top = max(0, stop - max(1, round(back * steps)))
+            again = price(plan, top, stop)
             turning = []
             for particle, row in zip(moving, rows, strict=True):
                 particle.row, particle.step = row, stop
                 particle.seen.setdefault(stop, []).append(row)
                 if row.score >= demanded(stop):
                     continue
-                if particle.turns < backtracks and left >= stop - top:
-                    left -= stop - top
+                if particle.turns < backtracks and left >= again:
+                    left -= again
                     turning.append(particle)
                 else:
                     [particle.row] = best_rows(particle.seen[stop], 1)

@@ -288,7 +288,7 @@ class Driver:
             else:
                 predicted, self.mark = queue[: self.size("model")], (self.report.nfe, self.report.model_rows)
             queue = queue[len(predicted) :]
-            done += self.evaluate(predicted, finished=False)
+            done = self.podium.compared([*done, *self.evaluate(predicted, finished=False)])
             self.open = done + queue
         return done
 

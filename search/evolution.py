@@ -50,7 +50,7 @@ def evolution(
         for level, below in ladder:
             pool = yield from finish(pool)  # nothing is rendered again; ranks change as the pool grows
             parents = {sigma: able(pool, states[sigma], elites) for sigma in states}[below]
-            share = 1.0 if not plan.nfe else steps(plan, level) / steps(plan, plan.sigmas[0])
+            share = steps(plan, level) / steps(plan, plan.sigmas[0]) if steps_count(plan) else 1.0
             origins = [states[below][row.id] for row in cycled(parents, part / share) if row.id is not None]
             children = yield from renoise(origins, level, [space.draw() for _ in origins])
             pool = [*pool, *(yield from grow(plan, children, states))]
@@ -104,9 +104,18 @@ def able(pool: list[Row], states: dict[int, Row], count: int) -> list[Row]:
 
 def budget_in_candidates(plan: Plan) -> float:
     """How many whole candidates the budget pays for."""
-    by_nfe = plan.nfe / plan.candidate_nfe if plan.nfe and plan.candidate_nfe else math.inf
-    least = min(by_nfe, plan.candidates or math.inf)
+    least = min(by_nfe(plan), plan.candidates or math.inf)
     return least if math.isfinite(least) else WITHOUT_LIMIT
+
+
+def by_nfe(plan: Plan) -> float:
+    """How many whole candidates the NFE budget pays for."""
+    return plan.nfe / plan.candidate_nfe if plan.nfe and plan.candidate_nfe else math.inf
+
+
+def steps_count(plan: Plan) -> bool:
+    """Whether a child that begins further down takes less of the budget: not where candidates are the smaller limit."""
+    return plan.nfe > 0 and not 0 < plan.candidates <= by_nfe(plan)
 
 
 def scheduled(plan: Plan, levels: int, lowest: float, strength: float) -> list[tuple[float, float]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from .errors import SearchError
 from .settings import check_at_least, check_choice, check_shares, check_span
-from .smc import smc
+from .smc import smc, stages
 from .space import Space
 from .transitions import FRESH
 from .types import Plan, Search
@@ -32,6 +33,12 @@ def guided_search(
     check_at_least("guided", 1, images=images)
     check_span("guided", start, end)
     check_shares("guided", eta=eta)
+    stops, _ = stages(plan, start, end, 0.0, 1)
+    if len(stops) < 2:
+        raise SearchError(
+            f"guided: got start={start:g}, end={end:g}, which of {len(plan.sigmas) - 1} steps leave none to guide (the "
+            "last one never is): lower start, raise end or steps, or use Search: Random"
+        )
     yield from smc(
         space, plan, images, ess=0.0, start=start, end=end, transition=transition, eta=eta, guidance=strength
     )

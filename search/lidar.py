@@ -84,6 +84,11 @@ def _check(plan: Plan, steps: int, share: float, scale: float, strength: float, 
         raise SearchError(
             f"lidar: got share={share:g}, until={until:g}; expected share between 0 and 1, until from 0 to less than 1"
         )
+    if plan.sigmas[0] <= plan.sigma(until):
+        raise SearchError(
+            f"lidar: got until={until:g}, but the schedule starts at a noise share of {plan.time(plan.sigmas[0]):.3g}, "
+            "so nothing would be guided; expected less: lower until, raise denoise, or use Search: Random"
+        )
     if plan.sigmas[-1] > 0:
         raise SearchError(
             f"lidar: got SIGMAS that end at {plan.sigmas[-1]:g}, so no lookahead would be a clean image; expected 0: "

@@ -41,8 +41,20 @@ class Podium:
         pool = [*self.pool, evaluation.parts] if self.pooled else [evaluation.parts]
         scores = judging.combine(self.verifier, pool)
         if self.pooled and evaluation.takes_part:
-            self._rescore(scores[:-1])
+            self._rescore(self.pool_ids, scores[:-1])
         return replace(evaluation, score=scores[-1])
+
+    def compared(self, rows: list[Row]) -> list[Row]:
+        """Unfinished rows that were judged together: where a score depends on the pool, they are the pool.
+
+        Beside finished images they would all look the same: x0 predictions are worse, and how much depends on the step.
+        """
+        if not self.pooled:
+            return rows
+        ids = [row.id for row in rows if row.id is not None]
+        scores = judging.combine(self.verifier, [self.evaluations[id].parts for id in ids])
+        self._rescore(ids, scores)
+        return [replace(row, score=score) for row, score in zip(rows, scores, strict=True)]
 
     def enter(self, evaluation: Evaluation, row: Row, images: Tensor) -> bool:
         """Take in a scored candidate; whether it leads now. Nothing else may enter."""
@@ -89,9 +101,9 @@ class Podium:
         best = [kept.evaluation.id for kept in ranked(self.winners())[:1]]
         self.kept = {id: kept if id in best else kept.cut for id, kept in self.kept.items()}
 
-    def _rescore(self, scores: list[float]) -> None:
-        """Give every candidate that is in the pool already its score beside the newest one."""
-        for id, score in zip(self.pool_ids, scores, strict=True):
+    def _rescore(self, ids: list[int], scores: list[float]) -> None:
+        """Give what was scored before its score beside what has come since."""
+        for id, score in zip(ids, scores, strict=True):
             rescored = self.evaluations[id] = replace(self.evaluations[id], score=score)
             if id in self.kept:
                 self.kept[id] = replace(self.kept[id], evaluation=rescored)

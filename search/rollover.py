@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from .dealing import affordable, next_share
+from .dealing import affordable, call, next_share, price
 from .paths import best_rows
 from .settings import check_at_least, check_choice, check_shares, check_span
 from .smc import TRANSITIONS, stages
@@ -73,17 +73,19 @@ def rollover(
     steps = len(plan.sigmas) - 1
     stops, _ = stages(plan, start, end, 0.0, inner if transition == "glass" else 1)
     first, last = stops[0], stops[-1]
+    each = call(plan)
+    least = (last - first) * each  # one child per step
 
     def fixed(noises: int) -> float:
         """Steps of one candidate that a chain takes besides its children."""
-        return noises * (first + 1) + steps - last
+        return noises * (price(plan, 0, first) + each) + price(plan, last, steps)
 
     options = [(n, starts) for n in range(chains, 0, -1)] + [(1, n) for n in range(starts - 1, 0, -1)]
     yield from finish(space.fresh(1))
     left = affordable(plan) - steps
     while True:
-        share = next_share(left, chains * (fixed(starts) + quota * (last - first)))
-        able = (o for o in options if first < last and o[0] * (fixed(o[1]) + last - first) <= share)
+        share = next_share(left, chains * (fixed(starts) + quota * least))
+        able = (o for o in options if first < last and o[0] * (fixed(o[1]) + least) <= share)
         count, noises = next(able, (0, 0))
         if count == 0:
             bought = max(1, int(share / steps + 1e-9))
@@ -98,13 +100,14 @@ def rollover(
         for here, there in pairwise(stops):
             for chain in line:
                 chain.purse += per_step * (there - here)
-            while seeking := [chain for chain in line if chain.seeks(there - here)]:
+            child_price = (there - here) * each
+            while seeking := [chain for chain in line if chain.seeks(child_price)]:
                 children = [parted(chain.row, space.draw()) for chain in seeking]
                 children = yield from transit(children, plan, plan.sigmas[there], transition, eta, rho, there - here)
                 children = yield from judge(children)
                 for chain, child in zip(seeking, children, strict=True):
                     chain.children.append(child)
-                    chain.purse -= there - here
+                    chain.purse -= child_price
             line = [chain.moved() for chain in line]
         left -= share - sum(chain.purse for chain in line)
         yield from finish([chain.row for chain in line])

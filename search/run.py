@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,12 @@ def run(
             f"verifier: {verifier.name} judges finished images only (it compares them with their x0 predictions), and "
             f"{algorithm.name} judges on the way: choose Random or Zero-Order, or wire the verifier to held_out"
         )
+    if judging.is_pooled(verifier) and algorithm.compares_across and budget.candidates != 1:
+        raise SearchError(
+            f"verifier: {verifier.name} compares candidates with each other, and {algorithm.name}, with these "
+            "settings, compares scores of different steps, where that says nothing: set method to z_score and scale "
+            "to fixed in Verifier Ensemble, or choose another search algorithm (of SMC, another potential than max)"
+        )
     if (early or judging.early_times(held_out)) and sampler.cost(sampler.sigmas) is None:
         raise SearchError(
             "verifier: one of them wants to see x0 predictions at given noise shares, and this sampler chooses its "
@@ -65,8 +71,13 @@ def run(
         _check_gradient(algorithm, sampler, verifier)
     if budget.candidates == 1:  # nothing to search among: render the user's own candidate, whole
         algorithm = Algorithm("random", random_search)
-    forwards = sampler.cost(sampler.sigmas)
-    candidate_nfe = None if forwards is None else forwards * sampler.rows_per_candidate
+
+    def cost(sigmas: Sequence[float]) -> int | None:
+        """NFE of one candidate along sigmas."""
+        forwards = sampler.cost(sigmas)
+        return None if forwards is None else forwards * sampler.rows_per_candidate
+
+    candidate_nfe = cost(sampler.sigmas)
     if budget.nfe and candidate_nfe and budget.nfe < candidate_nfe:
         raise SearchError(
             f"budget: got nfe={budget.nfe}; one candidate takes {candidate_nfe}: raise max_nfe or lower the steps"
@@ -75,7 +86,7 @@ def run(
         sampler.sigmas, sampler.time, sampler.sigma, sampler.coefficients,
         candidate_nfe, budget.nfe, budget.candidates, budget.seconds, sampler.exact_pauses and not early,
         sampler.small_refusal, sampler.axes, sampler.family, sampler.look_cost,
-        tuple(each.name for _, each in judging.deciding(verifier)),
+        tuple(each.name for _, each in judging.deciding(verifier)), cost, sampler.rows_per_candidate,
     )  # fmt: skip
     why = {}
     if algorithm.choose:
@@ -102,7 +113,7 @@ def run(
     driver = Driver(
         sampler, verifier, held_out, likeness, budget, prompt, plan, report, top_k, batch, ledger, watcher or Watcher(),
         clock,
-    )
+    )  # fmt: skip
     search = algorithm.search(Space(candidates, seed, sampler.sigmas[0]), driver.plan, **algorithm.settings)
     try:
         request = next(search, None)

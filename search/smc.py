@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .dealing import affordable, call, price
 from .paths import best_rows
 from .resampling import RESAMPLING, effective_size, normalised, top
 from .settings import check_at_least, check_choice, check_shares, check_span
@@ -76,7 +77,7 @@ def smc(
     first, last = stops[0], stops[-1]
     spread = Spread()
     yield from finish(space.fresh(1))
-    for count in rounds(plan, particles):
+    for count in rounds(plan, particles, first, last):
         rows = yield from advance(space.fresh(count), plan.sigmas[: first + 1])
         rows = [marked(row, guidance, plan.sigmas[last]) for row in rows]
         lineages = [Lineage()] * count
@@ -157,10 +158,16 @@ def stages(plan: Plan, start: float, end: float, every: float, stride: int) -> t
     return stops, judged
 
 
-def rounds(plan: Plan, particles: int) -> Iterator[int]:
-    """The size of the population of every round: equal ones that spend the NFE budget, if there is one."""
-    if plan.nfe and plan.candidate_nfe:
-        total = max(1, plan.nfe // plan.candidate_nfe - 1)  # one is the user's own
+def rounds(plan: Plan, particles: int, first: int, last: int) -> Iterator[int]:
+    """The size of the population of every round: equal ones that spend the NFE budget, if there is one.
+
+    From the step `first` to `last` a particle takes one model call a step, else those of the user's sampler.
+    """
+    steps = len(plan.sigmas) - 1
+    left = affordable(plan) - steps  # the user's own is one
+    if left < math.inf:
+        particle = price(plan, 0, first) + (last - first) * call(plan) + price(plan, last, steps)
+        total = max(1, int(left / particle + 1e-9))
         count = math.ceil(total / particles) if particles else 1
         yield from (total // count + (i < total % count) for i in range(count))
     while True:

@@ -182,7 +182,8 @@ class Gradient:
 @dataclass(frozen=True)
 class Judge:
     """Score rows mid-way on an x0 prediction: a fresh one (one forward each), or the one that their last step made on
-    the way, which is free but one step older. Scouts at their end are scored as they are. Reply: the rows, scored.
+    the way, which is free but one step older. Scouts at their end are scored as they are. Reply: the rows, scored;
+    where a score depends on a pool, that is the rows of this request alone.
     """
 
     rows: Sequence[Row]
@@ -284,6 +285,8 @@ class Plan:
     family: str = ""  # of the model (see Sampler)
     look_cost: float = 0.0  # (see Sampler)
     verifiers: tuple[str, ...] = ()  # names of those that decide: the verifier, or the members that count
+    cost: Callable[[Sequence[float]], int | None] = lambda sigmas: len(sigmas) - 1  # NFE of a candidate along sigmas
+    call_nfe: int = 1  # NFE of one model call for a candidate: the rows of its latent
     #: NFE that a limit on seconds pays for in all, at the pace so far; infinite before the first image.
     allowance: Callable[[], float] = lambda: math.inf
 
@@ -318,5 +321,6 @@ class Algorithm:
     acts_midway: bool = False  # pauses rows between the first and the last sigma
     needs_gradient: bool = False  # of the score by the start noise
     guides: bool = False  # by the gradient of the score by x0 predictions
+    compares_across: bool = False  # holds scores of one Judge against those of others, so mere ranks tell it nothing
     #: Instead of searching, names the algorithm that does, and why. Asked once, before the search.
     choose: Callable[[Plan], tuple[Algorithm, str]] | None = None

@@ -13,9 +13,10 @@ from .types import Plan, Row
 
 
 def marked(row: Row, strength: float, end: float) -> Row:
-    """The row with a word in its recipe that it is guided from here on to the sigma `end`; as it is without strength.
+    """The row with a word in its recipe that it is guided from here on to the sigma `end`; as it is without strength or
+    way.
     """
-    if strength == 0:
+    if strength == 0 or row.sigma <= end:
         return row
     return replace(row, recipe=row.recipe.then(op="uphill", strength=strength, **{"from": row.sigma, "to": end}))
 

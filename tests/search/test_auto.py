@@ -40,6 +40,14 @@ def test_counted_candidates_are_all_finished(limits: dict[str, Any]) -> None:
     assert chosen(auto) == "random" and len(auto.finished) == len(auto.evaluations) == 9
 
 
+def test_ranks_are_pruned_as_the_verifier_behind_them() -> None:
+    ranks = search(AUTO, Counting(steps=20), Budget(nfe=400), VerifierEnsemble([named()], "rank_mean"))
+    alone = search(AUTO, Counting(steps=20), Budget(nfe=400), named())
+    assert chosen(ranks) == chosen(alone) == "pruned" and ranks.best is not None and alone.best is not None
+    assert ranks.best.evaluation.recipe == alone.best.evaluation.recipe
+    assert len({e.score for e in ranks.evaluations if e.candidate is None}) > 1
+
+
 def test_nothing_is_pruned_of_too_few() -> None:
     assert chosen(search(AUTO, Counting(steps=20), Budget(nfe=20 * FEWEST - 1), named())) == "random"
     assert chosen(search(AUTO, Counting(steps=20), Budget(nfe=20 * FEWEST), named())) == "pruned"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from typing import Any
@@ -123,9 +124,26 @@ def test_refined_candidates_are_the_best_so_far_changed_on_one_axis(share: float
         parent = report.evaluations[e.parent]
         before_round = report.evaluations[: 1 + (e.id - 1) // 8 * 8]
         assert parent.score == max(other.score for other in before_round)
-        assert e.recipe[:-1] == parent.recipe
+        if e.recipe[-1]["op"] != "conditioning":
+            assert e.recipe[:-1] == parent.recipe
     assert [e.recipe[-1]["op"] for e in refined[:4]] == ["near", "conditioning", "cfg", "near"][: len(refined)]
     assert all(o["cosine"] == CLOSE for o in operations(report, "near"))
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_refined_conditioning_noise_stays_within_its_limit_and_near_the_best(share: float) -> None:
+    chosen = algorithm("axes", refine=share, conditioning=2.0)
+    report = search(chosen, Counting(steps=4), Budget(candidates=200), first(), seed=2)
+    deepest = 0
+    for e in report.evaluations:
+        noises = {o["seed"]: o["strength"] for o in e.recipe if o["op"] == "conditioning"}
+        assert math.hypot(*noises.values()) <= 2.001
+        deepest = max(deepest, len(noises))
+        if e.parent is not None and e.recipe[-1]["op"] == "conditioning":
+            before = {o["seed"]: o["strength"] for o in report.evaluations[e.parent].recipe if "strength" in o}
+            apart = [noises.get(seed, 0.0) - before.get(seed, 0.0) for seed in {*noises, *before}]
+            assert 0 < math.hypot(*apart) <= 2.0 * math.sqrt(2 * (1 - CLOSE)) + 0.001
+    assert deepest >= 4
 
 
 def test_a_collapsed_world_gains_nothing_by_noise_and_much_by_conditioning() -> None:

@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from pack.search import ALGORITHMS, GRADIENT, GUIDED, MIDWAY, Budget, Candidates, SearchError, algorithm
+from pack.search import (
+    ACROSS,
+    ALGORITHMS,
+    GRADIENT,
+    GUIDED,
+    MIDWAY,
+    Algorithm,
+    Budget,
+    Candidates,
+    SearchError,
+    Verifier,
+    algorithm,
+)
 from pack.search.types import Advance, Finish, Gradient, Judge, Renoise
 from pack.tests.search.worlds import (
     Counting,
@@ -22,6 +34,7 @@ from pack.tests.search.worlds import (
     search,
     second,
 )
+from pack.verifiers import VerifierEnsemble
 
 KINDS = [(flow, order) for flow in (True, False) for order in (1, 2)]
 EVERY = pytest.mark.parametrize(
@@ -266,7 +279,7 @@ def test_candidates_around_a_given_noise_take_part_in_every_algorithm(name: str,
     assert {e.seed for e in report.evaluations if e.seed is not None} == {7}
 
 
-@pytest.mark.parametrize("name", [n for n in ALGORITHMS if n not in GRADIENT | GUIDED])  # ranks have no gradient
+@pytest.mark.parametrize("name", [n for n in ALGORITHMS if n not in GRADIENT | GUIDED | ACROSS])
 @pytest.mark.parametrize("flow", [True, False])
 def test_a_pooled_ensemble_gives_the_same_result_in_any_micro_batch(name: str, flow: bool) -> None:
     reports = []
@@ -275,6 +288,38 @@ def test_a_pooled_ensemble_gives_the_same_result_in_any_micro_batch(name: str, f
     for report in reports[1:]:
         assert columns(report.evaluations) == columns(reports[0].evaluations)
         assert [k.evaluation.id for k in report.top] == [k.evaluation.id for k in reports[0].top]
+
+
+@pytest.mark.parametrize("name", ["random", "pruned", "two_fidelity", "paths", "beam", "evolution"])
+def test_ranks_of_one_verifier_find_what_the_verifier_finds(name: str) -> None:
+    alone = search(name, Counting(steps=20), Budget(nfe=320))
+    for pooled in (VerifierEnsemble([first()], "rank_mean"), VerifierEnsemble([first()], scale="pool")):
+        report = search(name, Counting(steps=20), Budget(nfe=320), pooled)
+        assert [(e.recipe, e.parts) for e in report.evaluations] == [(e.recipe, e.parts) for e in alone.evaluations]
+        assert alone.best is not None and report.best is not None
+        assert report.best.evaluation.id == alone.best.evaluation.id
+
+
+def test_smc_by_ranks_of_one_verifier_finds_as_much_as_by_the_verifier() -> None:
+    def found(verifier: Verifier) -> float:
+        reports = [
+            search("smc", Counting(steps=20), Budget(nfe=320), verifier, first_seed=i, seed=i) for i in range(6)
+        ]
+        return sum(report.best.evaluation.parts["first"] for report in reports if report.best) / 6
+
+    plain, ranks = found(first()), found(VerifierEnsemble([first()], "rank_mean"))
+    assert ranks > plain - 0.03
+
+
+@pytest.mark.parametrize("across", [algorithm("smc", potential="max"), *map(algorithm, sorted(ACROSS))])
+def test_ranks_are_refused_where_scores_of_different_steps_are_compared(across: Algorithm) -> None:
+    for pooled in (VerifierEnsemble([first()], "rank_mean"), VerifierEnsemble([first()], scale="pool")):
+        sampler = Counting()
+        with pytest.raises(SearchError, match="set method to z_score and scale to fixed in Verifier Ensemble"):
+            search(across, sampler, Budget(nfe=300), pooled)
+        assert sampler.rows == 0
+        assert len(search(across, Counting(), Budget(candidates=1), pooled).finished) == 1
+    assert search(across, Counting(), Budget(nfe=300), VerifierEnsemble([first()])).best
 
 
 @EVERY

@@ -2,8 +2,12 @@
 
 import math
 
-from pack.search.dealing import affordable, next_share
+import pytest
+
+from pack.search import Budget
+from pack.search.dealing import affordable, call, next_share, price
 from pack.search.types import Plan
+from pack.tests.search.worlds import Counting, Pairs, forwards, search
 
 
 def plan_of(nfe: int, candidate_nfe: int | None, steps: int = 10) -> Plan:
@@ -31,3 +35,24 @@ def test_what_one_round_spares_is_dealt_to_the_others() -> None:
         shares.append(next_share(left, 30))
         left -= spent
     assert shares == [100 / 3, 80 / 3, 40] and left == 0
+
+
+@pytest.mark.parametrize("sampler", [Counting(order=1), Counting(order=2), Pairs(order=2)])
+def test_steps_and_calls_are_priced_by_the_model_calls_that_they_make(sampler: Counting) -> None:
+    rows, whole = sampler.rows_per_candidate, forwards(sampler.sigmas, sampler.order)
+    plan = Plan(
+        sampler.sigmas, sampler.time, sampler.sigma, sampler.coefficients, rows * whole,
+        cost=lambda sigmas: rows * sampler.cost(sigmas), call_nfe=rows,
+    )  # fmt: skip
+    assert price(plan, 0, 6) == 6 and call(plan) == 6 / whole
+    for first in range(7):
+        for last in range(first, 7):
+            assert price(plan, first, last) == forwards(sampler.sigmas[first : last + 1], sampler.order) * 6 / whole
+
+
+@pytest.mark.parametrize("name", ["smc", "guided", "beam", "rollover", "depth_first"])
+def test_with_two_calls_a_step_no_round_is_begun_that_cannot_be_finished(name: str) -> None:
+    for steps, budgets in ((10, (170, 333, 485, 551)), (20, (273, 382))):
+        for nfe in budgets:
+            report = search(name, Counting(order=2, steps=steps), Budget(nfe=nfe))
+            assert report.nfe - max(e.nfe for e in report.finished) <= 1.5 * (2 * steps - 1)

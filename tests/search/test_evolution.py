@@ -9,7 +9,7 @@ from pack.search import Budget, Evaluation, Recipe, Row, SearchReport, algorithm
 from pack.search.evolution import able, scheduled
 from pack.search.types import Advance, Finish, Plan, Renoise
 from pack.tests.search.test_zero_order import ONE_PEAK, noise
-from pack.tests.search.worlds import Counting, RankMean, Recorded, Scorer, first, search, second
+from pack.tests.search.worlds import Counting, RankMean, Recorded, Scorer, columns, first, search, second
 
 
 def plan_of(sampler: Counting, nfe: int = 0, candidates: int = 0) -> Plan:
@@ -145,6 +145,18 @@ def test_only_the_states_of_parents_are_kept() -> None:
     rows = [Row(Recipe.of_seed(i), 0.0, id=i, score=score) for i, score in enumerate(scores)]
     states = {i: rows[i] for i in range(4)}
     assert [row.id for row in able(rows, states, 2)] == [2, 3] and set(states) == {2, 3}
+
+
+def test_where_candidates_are_the_smaller_limit_they_are_planned_for_whatever_nfe_is_left() -> None:
+    counted = search("evolution", Counting(steps=20), Budget(candidates=32))
+    both = search("evolution", Counting(steps=20), Budget(candidates=32, nfe=10000))
+    assert columns(both.evaluations) == columns(counted.evaluations)
+    levels = {round(o["to"], 2) for e in both.finished for o in e.recipe if o["op"] == "renoise"}
+    assert levels == {0.4, 0.6, 0.8}
+    spent = search("evolution", Counting(steps=20), Budget(nfe=640))
+    assert columns(search("evolution", Counting(steps=20), Budget(candidates=500, nfe=640)).evaluations) == columns(
+        spent.evaluations
+    )
 
 
 def test_without_a_number_in_the_budget_it_plans_for_some() -> None:

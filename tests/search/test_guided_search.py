@@ -114,3 +114,17 @@ def test_images_go_down_together_and_begin_again() -> None:
     sizes = [len(request.rows) for request in recorded.requests]
     assert sizes[0] == 1 and set(sizes[1:]) == {3}
 
+
+@pytest.mark.parametrize("steps, settings", [(1, {}), (20, {"start": 0.96, "end": 0.96}), (4, {"start": 0.9})])
+def test_where_no_step_is_guided_it_is_refused(steps: int, settings: dict[str, float]) -> None:
+    sampler = Counting(steps=steps)
+    with pytest.raises(SearchError, match=f"guided: got start=.* of {steps} steps leave none to guide"):
+        search(algorithm("guided", **settings), sampler, Budget(nfe=100), linear())
+    assert sampler.rows == 0
+
+
+def test_smc_with_guidance_leaves_their_seeds_to_images_that_it_does_not_move() -> None:
+    report = search(algorithm("smc", guidance=0.3), Counting(steps=1), Budget(nfe=10), linear())
+    plain = search("random", Counting(steps=1), Budget(nfe=10), linear())
+    assert [e.seed for e in report.finished] == [e.seed for e in plain.finished]
+    assert None not in {e.seed for e in report.finished}

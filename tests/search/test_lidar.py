@@ -201,3 +201,16 @@ def test_looks_cost_no_forward_of_their_own() -> None:
     recorded = Recorded("lidar")
     search(recorded.algorithm, Counting(steps=10), Budget(nfe=300))
     assert all(not request.fresh for request in recorded.requests if isinstance(request, Judge))
+
+
+@pytest.mark.parametrize("flow", [True, False])
+def test_a_schedule_that_starts_where_nothing_is_guided_any_more_is_refused(flow: bool) -> None:
+    for highest, refused in ((0.25, True), (0.3, True), (0.35, False)):
+        sampler = Counting(flow)
+        sampler.sigmas = tuple(sampler.sigma(highest) * (1 - i / 6) for i in range(7))
+        if refused:
+            with pytest.raises(SearchError, match="until=0.3.*nothing would be guided.*raise denoise"):
+                search("lidar", sampler, Budget(nfe=200))
+            assert sampler.rows == 0
+        else:
+            assert search("lidar", sampler, Budget(nfe=200)).best

@@ -244,3 +244,19 @@ def test_no_model_call_is_spent_on_paths_that_are_never_finished(nfe: int, share
     report = search(algorithm("paths", **shares), Counting(steps=20), Budget(nfe=nfe))
     assert report.nfe - max(evaluation.nfe for evaluation in report.finished) < 20  # less than one image
     assert nfe - report.nfe < 20
+
+
+@pytest.mark.parametrize("flow", [True, False])
+@pytest.mark.parametrize("leg_steps", [0, 4])
+@pytest.mark.parametrize("left_out", [1, 3])
+def test_no_path_leaves_a_schedule_that_ends_above_zero(flow: bool, leg_steps: int, left_out: int) -> None:
+    sampler = Counting(flow, steps=10)
+    sampler.sigmas = sampler.sigmas[:-left_out]
+    recorded = Recorded("paths", leg_steps=leg_steps)
+    report = search(recorded.algorithm, sampler, Budget(nfe=400))
+    last = sampler.sigmas[-1]
+    assert all(e.sigma == last for e in report.finished) and min(e.sigma for e in report.evaluations) == last
+    moves = [request.sigmas for request in recorded.requests if isinstance(request, Advance)]
+    assert all(list(sigmas) == sorted(sigmas, reverse=True) and sigmas[-1] >= last for sigmas in moves)
+    assert any(o["op"] == "renoise" for e in report.finished for o in e.recipe)
+    assert len({str(e.recipe) for e in report.finished}) == len(report.finished)

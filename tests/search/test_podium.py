@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -62,3 +63,15 @@ def test_ranks_of_all_change_with_a_newcomer_and_a_loser_may_lead_later() -> Non
     assert [podium.kept[id].evaluation.score for id in range(3)] == expected
     assert [e.score for e in podium.evaluations][:2] == expected[:2]  # the ledger's list is rescored too
     assert set(podium.kept) == {0, 1, 2}
+
+
+def test_what_is_judged_on_its_way_is_ranked_among_its_own() -> None:
+    podium, _ = climbed(RankMean(first()), [{"first": 5.0}, {"first": 6.0}])
+    rows = []
+    for id, score in enumerate((0.3, 0.1, 0.2), start=2):
+        podium.evaluations.append(podium.scored(evaluation(id, {"first": score}, candidate=None)))
+        rows.append(replace(ROW, id=id, score=podium.evaluations[id].score))
+    assert len({row.score for row in rows}) == 1  # beside finished images all are the worst
+    assert [round(row.score, 9) for row in podium.compared(rows)] == [1.0, round(1 / 3, 9), round(2 / 3, 9)]
+    assert [e.score for e in podium.evaluations[2:]] == [row.score for row in podium.compared(rows)]
+    assert [e.score for e in podium.evaluations[:2]] == [0.5, 1.0]  # theirs are those of the pool still

@@ -88,15 +88,15 @@ def test_schedules_of_a_few_steps_work(steps: int) -> None:
 
 def test_the_nfe_budget_is_dealt_out_to_rounds_of_equal_size() -> None:
     def sizes(nfe: int, particles: int) -> list[int]:
-        dealt, found = rounds(plan_of(10, nfe), particles), []
+        dealt, found = rounds(plan_of(10, nfe), particles, 2, 9), []
         while sum(found) < nfe // 10 - 1:
             found.append(next(dealt))
         return found
 
     assert sizes(80, 4) == [4, 3] and sizes(80, 0) == [7] and sizes(80, 100) == [7]
     assert sizes(320, 8) == [8, 8, 8, 7] and sizes(20, 4) == [1]
-    assert [next(rounds(plan_of(10), 5)) for _ in range(3)] == [5, 5, 5]
-    assert next(rounds(plan_of(10), 0)) == 8
+    assert [next(rounds(plan_of(10), 5, 2, 9)) for _ in range(3)] == [5, 5, 5]
+    assert next(rounds(plan_of(10), 0, 2, 9)) == 8
     for nfe in (80, 130, 320):
         report = search("smc", Counting(steps=10), Budget(nfe=nfe))
         assert report.nfe == nfe and len(report.finished) == nfe // 10
