@@ -294,20 +294,22 @@ def steps_table(results: Results) -> Iterator[str]:
 def axes_table(results: Results) -> Iterator[str]:
     """The three axes: search NFE, steps inside the search, steps of the final picture."""
     results = results.common(CHEAP.values())
-    base = {budget: results.of(RANDOM, budget) for budget in BUDGETS}
     both = f"{SEARCH_STEPS} and {SEARCH_STEPS} steps"
     yield "The three axes: pass rate in % by the NFE of the search (columns), the steps of each candidate in it, and"
     yield "the steps with which the winner's noise is rendered at the end. It costs the NFE of the search, and the"
-    yield f"final steps where they differ. Below: the paired difference to {both} at equal NFE of the search."
+    yield f"final steps where they differ. Below: the paired difference to {both} at the same NFE in all."
     yield results.count
     yield ""
     yield from header("steps in the search", "final steps", *(f"{budget} NFE" for budget in BUDGETS))
     for steps, run in CHEAP.items():
         for final in FINAL:
-            picked = {budget: results.of(run, budget, final=0 if final == steps else final) for budget in BUDGETS}
+            again = 0 if final == steps else final
+            picked = {budget: results.of(run, budget, final=again) for budget in BUDGETS}
             cells = [rate(each) for each in picked.values()]
             if (steps, final) != (SEARCH_STEPS, SEARCH_STEPS):
-                cells = [f"{cell}<br>{against(picked[b], base[b])}" for cell, b in zip(cells, BUDGETS, strict=True)]
+                base = [results.of(RANDOM, budget + again) for budget in BUDGETS]
+                pairs = zip(cells, picked.values(), base, strict=True)
+                cells = [f"{cell}<br>{against(each, other)}" for cell, each, other in pairs]
             yield f"| {steps} | {final} | {' | '.join(cells)} |"
 
 
