@@ -294,7 +294,8 @@ class Driver:
 
     def predict(self, queue: list[Row]) -> list[Row]:
         self.open = list(queue)
-        self.afford(len(queue), self.sampler.rows_per_candidate, queue[0].sigma)
+        estimate = self.sampler.rows_per_candidate
+        self.afford(len(queue), estimate, queue[0].sigma, known=estimate)
         done: list[Row] = []
         while queue:
             self.check()
@@ -370,9 +371,12 @@ class Driver:
         if reached and (self.podium or self.open):
             raise Stop(reached)
 
-    def afford(self, rows: int, cost: int | None, end: float, looks: int = 0) -> None:
-        """Refuse a mid-way request that would leave too little to finish one image: then it would be for nothing."""
-        reserve = self.cost(self.plan.down(end, self.sampler.sigmas[-1])) or 0
+    def afford(self, rows: int, cost: int | None, end: float, looks: int = 0, known: int = 0) -> None:
+        """Refuse a mid-way request that would leave too little to finish one image: then it would be for nothing.
+
+        `known`: NFE of the way from `end` on that the request itself pays for, as an estimate does for the next step.
+        """
+        reserve = max(0, (self.cost(self.plan.down(end, self.sampler.sigmas[-1])) or 0) - known)
         reached = self.over(rows * (1 if cost is None else cost) + reserve, looks + 1)
         if reached:
             raise Stop(reached)

@@ -77,4 +77,5 @@ def test_a_batch_of_latents_and_a_video_show_as_many_early_images_as_finished_on
     for model, latent, count in ((tiny.sd3(), tiny.latent(batch=2), 2), (tiny.wan(), tiny.video_latent(), 3)):
         verifier = Early()
         tiny.search(model, verifier=verifier, latent_image=latent, max_candidates=2, batch_size=2)
-        assert [len(images) for images in verifier.shown[0]] == [2 * count, 2 * count]
+        # where a candidate has several images, each is judged by itself
+        assert [[len(images) for images in early] for early in verifier.shown] == 2 * [[count, count]]

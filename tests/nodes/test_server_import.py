@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,7 +74,7 @@ def once():
 """
 
 
-def in_fresh_host(host: Path, code: str) -> dict[str, object]:
+def in_fresh_host(host: Path, code: str) -> dict[str, Any]:
     """Run code in a new process that can import ComfyUI; it prints one line of JSON at its end."""
     environment = {"OMP_NUM_THREADS": "1", **os.environ, "COMFYUI_PATH": str(host)}
     done = subprocess.run(
@@ -85,10 +86,11 @@ def in_fresh_host(host: Path, code: str) -> dict[str, object]:
 
 
 def test_loading_the_pack_takes_no_time_and_imports_nothing_heavy(host: Path) -> None:
-    told = in_fresh_host(host, LOADING + 'print(json.dumps({"new": sorted(new), "seconds": seconds}))')
-    print(f"the pack's import: {told['seconds']:.3f} s of processor time")
+    told = in_fresh_host(host, LOADING + 'print(json.dumps({"new": sorted(new), "seconds": [started, seconds]}))')
+    host_seconds, seconds = told["seconds"]
+    print(f"the pack's import: {seconds:.3f} s of processor time, the host's {host_seconds:.3f} s")
     assert told["new"] == []
-    assert float(str(told["seconds"])) < 0.2
+    assert seconds < 0.05 * host_seconds  # a share, because a busy machine makes both slower
 
 
 @pytest.mark.slow

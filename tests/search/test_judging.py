@@ -89,10 +89,12 @@ def test_the_mean_over_images_is_taken_part_by_part_and_nan_stays_nan() -> None:
 
 
 def test_the_score_of_a_latent_batch_is_the_mean_over_its_rows() -> None:
-    report = search("random", Pairs(), Budget(candidates=5), top_k=5, batch=3)
+    sampler = Pairs()
+    report = search("random", sampler, Budget(candidates=5), top_k=5, batch=3)
+    assert report.top[0].images.shape == (2, 1, 4, 3)
     for kept in report.top:
-        assert kept.images.shape == (2, 1, 4, 3)
-        each = [ask(first(), image[None], "")[0]["first"] for image in kept.images]
+        [images] = sampler.decode([kept.row])
+        each = [ask(first(), image[None], "")[0]["first"] for image in images]
         assert kept.evaluation.score == pytest.approx(sum(each) / 2, abs=1e-12)
 
 
