@@ -31,7 +31,7 @@ import torch
 from ..demo.measure import frozen_prompts
 from ..demo.scenes import CLASSES
 from .hacking import header, in_processes, shown
-from .pass_rate import CFG, RESULTS, SEARCH_STEPS, Uncounted, judged, prompt_seed, read
+from .pass_rate import CFG, RESULTS, SEARCH_STEPS, Uncounted, judged, read
 from .plots import Panel, Point, save_panels
 from .selection import by_prompt
 from .statistics import Estimate, clustered, matched, rated
@@ -95,9 +95,8 @@ RUNS = [
 
 def jobs(prompts: Sequence[str], repeats: int) -> list[Job]:
     """What is searched for: prompts and classes in turns, so that a short run has some of both."""
-    text: list[Job] = [("text", prompt, prompt_seed(prompt)) for prompt in prompts]
-    named = [f"a {name}" for name in CLASSES]
-    classes: list[Job] = [("class", name, prompt_seed(name, repeat)) for repeat in range(repeats) for name in named]
+    text: list[Job] = [("text", prompt, 0) for prompt in prompts]
+    classes: list[Job] = [("class", f"a {name}", seed) for seed in range(repeats) for name in CLASSES]
     both = [job for pair in zip(text, classes, strict=False) for job in pair]
     return [*both, *text[len(classes) :], *classes[len(text) :]]
 

@@ -3,11 +3,15 @@
     python run.py bench pass_rate [--family flow] [--prompts 200] [--processes 2]
 
 For each frozen prompt (demo/prompts.txt) it renders 64 candidates by random search, spends the NFE of 32 on zero-order
-search, runs search over paths once for each budget, and renders the first seeds at 8 to 128 steps without search. Every
-prompt has seeds of its own. A smaller run of random and zero-order search is the beginning of a larger one; of search
-over paths it is not. The search is led by CLIPScore + classifier (z-score ensemble); the exact judge is held out and
-decides "pass" (all clauses met). The column "random, judge-led" selects by the exact judge itself: what a perfect
-verifier would make of the same candidates.
+search, runs search over paths once for each budget, and renders the first seeds at 8 to 128 steps without search. A
+smaller run of random and zero-order search is the beginning of a larger one; of search over paths it is not. The
+search is led by CLIPScore + classifier (z-score ensemble); the exact judge is held out and decides "pass" (all clauses
+met). Random search is the exact mean over all choices of N of the 64; "judge-led" selects by the exact judge itself:
+what a perfect verifier would make of the same candidates.
+
+All prompts have the same seeds here, and some seeds are better than others on all prompts alike. Zero-order search and
+search over paths begin with the first of them, so they are to be compared with "the same seeds": random search of
+those. Its seeds happen to be poor ones.
 
 Results are appended to benchmarks/results/pass_rate_FAMILY.jsonl as they come, so an interrupted run goes on where it
 was; the table is printed and written beside it as Markdown.
@@ -23,14 +27,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..demo.measure import frozen_prompts
-from .statistics import Estimate, clustered, rated
+from .statistics import Estimate, clustered, of_best, rated
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 STEPS = (8, 16, 32, 64, 128)
-SEARCH_STEPS, CFG, STEP_SEEDS = 20, 3.0, 2
+SEARCH_STEPS, CFG, SEED, STEP_SEEDS = 20, 3.0, 0, 2
 METHODS = ("random", "steps", "zero_order", "paths")
 BUDGETS = {"random": (64,), "steps": (0,), "zero_order": (32,), "paths": (2, 4, 8, 16, 32)}  # in whole candidates
 
@@ -40,11 +46,11 @@ def results_file(family: str) -> Path:
     return RESULTS / f"pass_rate_{family}.jsonl"
 
 
-def prompt_seed(prompt: str, repeat: int = 0) -> int:
+def prompt_seed(prompt: str) -> int:
     """A seed of the prompt's own: some seeds are good for all prompts alike, and would favour a search on them all."""
     from ..search.seeds import child_seed
 
-    return child_seed(0, prompt, repeat)
+    return child_seed(SEED, prompt, 0)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -74,10 +80,10 @@ class Worker:
         from ..search.run import run
         from ..search.space import Candidates
 
-        sampler, seed = self.world.sampler(prompt, SEARCH_STEPS, CFG), prompt_seed(prompt)
+        sampler = self.world.sampler(prompt, SEARCH_STEPS, CFG)
         report = run(
             search.algorithm(method), sampler, self.ensemble, search.Budget(nfe=SEARCH_STEPS * budget),
-            candidates=Candidates.of_seed(seed), prompt=prompt, seed=seed, held_out=self.judge, batch=16,
+            candidates=Candidates.of_seed(SEED), prompt=prompt, seed=SEED, held_out=self.judge, batch=16,
         )  # fmt: skip
         return [[e.nfe, round(e.score, 5), round(judged(e.held_out), 4)] for e in report.finished]
 
@@ -91,7 +97,7 @@ class Worker:
         found = {}
         for steps in STEPS:
             sampler = self.world.sampler(prompt, steps, CFG)
-            recipes = [Candidates.of_seed(prompt_seed(prompt)).recipe(i) for i in range(STEP_SEEDS)]
+            recipes = [Candidates.of_seed(SEED).recipe(i) for i in range(STEP_SEEDS)]
             rows = [Row(recipe, sampler.sigmas[0]) for recipe in recipes]
             images = torch.cat(sampler.decode(sampler.advance(rows, sampler.sigmas, Uncounted())))
             found[str(steps)] = self.judge.score(images, prompt).tolist()
@@ -122,10 +128,10 @@ def judged(held_out: dict[str, float]) -> float:
     return score
 
 
-def best_judged(rows: Sequence[Sequence[float]], nfe: float, column: int) -> float | None:
-    """The exact judge's score of the best row within `nfe` by a column; None when nothing is finished by then."""
+def best_judged(rows: Sequence[Sequence[float]], nfe: float) -> float | None:
+    """The exact judge's score of the best row within `nfe`; None when nothing is finished by then."""
     within = [row for row in rows if row[0] <= nfe]
-    return max(within, key=lambda row: row[column])[2] if within else None
+    return max(within, key=lambda row: row[1])[2] if within else None
 
 
 def cell(estimate: Estimate | None) -> str:
@@ -139,22 +145,27 @@ def table(records: list[dict[str, Any]], family: str) -> str:
     for record in records:
         by[record["method"], record["budget"]][record["prompt"]] = record["result"]
 
-    def rate(method: str, n: int, column: int = 1) -> Estimate | None:
+    def exact(n: int, column: int = 1) -> Estimate | None:
+        rows = np.array([[row[1:] for row in rows] for rows in by["random", COUNTS[-1]].values()])
+        passed = of_best(rows[:, :, column - 1], (rows[:, :, 1] == 1.0).astype(float)) if len(rows) else None
+        return None if passed is None else clustered(passed[n - 1].tolist())
+
+    def rate(method: str, n: int) -> Estimate | None:
         budget = min((b for b in BUDGETS[method] if b >= n), default=0)
         if budget == 0 or (method == "paths" and budget != n):
             return None
-        found = [best_judged(rows, n * SEARCH_STEPS, column) for rows in by[method, budget].values()]
+        found = [best_judged(rows, n * SEARCH_STEPS) for rows in by[method, budget].values()]
         return None if not found or None in found else rated([score == 1.0 for score in found])
 
     prompts = {m: len(by[m, BUDGETS[m][-1]]) for m in METHODS}
     lines = [
         f"{family}; {SEARCH_STEPS} euler steps, cfg {CFG:g}; pass rate in %, 95 % intervals; prompts: {prompts}.",
         "",
-        "| NFE | N | random, judge-led | random | zero-order | paths |",
-        "|---|---|---|---|---|---|",
+        "| NFE | N | random, judge-led | random | the same seeds | zero-order | paths |",
+        "|---|---|---|---|---|---|---|",
     ]
     for n in COUNTS:
-        cells = [cell(rate("random", n, 2)), *(cell(rate(m, n)) for m in ("random", "zero_order", "paths"))]
+        cells = [cell(exact(n, 2)), cell(exact(n)), *(cell(rate(m, n)) for m in ("random", "zero_order", "paths"))]
         lines.append(f"| {n * SEARCH_STEPS} | {n} | " + " | ".join(cells) + " |")
     lines += ["", "| NFE | steps, no search | pass rate |", "|---|---|---|"]
     for steps in STEPS if by["steps", 0] else ():
