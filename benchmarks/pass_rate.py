@@ -145,10 +145,13 @@ def table(records: list[dict[str, Any]], family: str) -> str:
     for record in records:
         by[record["method"], record["budget"]][record["prompt"]] = record["result"]
 
-    def exact(n: int, column: int = 1) -> Estimate | None:
-        rows = np.array([[row[1:] for row in rows] for rows in by["random", COUNTS[-1]].values()])
-        passed = of_best(rows[:, :, column - 1], (rows[:, :, 1] == 1.0).astype(float)) if len(rows) else None
-        return None if passed is None else clustered(passed[n - 1].tolist())
+    # [candidate, (verifier's score, exact judge's)] of every prompt
+    pools = np.array([[row[1:] for row in rows] for rows in by["random", COUNTS[-1]].values()])
+    passing = (pools[:, :, 1] == 1.0).astype(float) if len(pools) else None
+    led_by = [] if passing is None else [of_best(pools[:, :, column], passing) for column in (0, 1)]
+
+    def exact(n: int, leader: int) -> Estimate | None:
+        return clustered(led_by[leader][n - 1].tolist()) if led_by else None
 
     def rate(method: str, n: int) -> Estimate | None:
         budget = min((b for b in BUDGETS[method] if b >= n), default=0)
@@ -165,7 +168,7 @@ def table(records: list[dict[str, Any]], family: str) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for n in COUNTS:
-        cells = [cell(exact(n, 2)), cell(exact(n)), *(cell(rate(m, n)) for m in ("random", "zero_order", "paths"))]
+        cells = [cell(exact(n, 1)), cell(exact(n, 0)), *(cell(rate(m, n)) for m in ("random", "zero_order", "paths"))]
         lines.append(f"| {n * SEARCH_STEPS} | {n} | " + " | ".join(cells) + " |")
     lines += ["", "| NFE | steps, no search | pass rate |", "|---|---|---|"]
     for steps in STEPS if by["steps", 0] else ():

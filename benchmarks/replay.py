@@ -201,17 +201,17 @@ class Replay:
         self.orders = [np.random.default_rng([7, p]).permuted([range(self.seeds)] * most, axis=1)
                        for p in range(self.prompts)]  # fmt: skip
         self.count = {budget: orders * BUDGETS[-1] // budget for budget in BUDGETS}
-        self.curves: dict[HalvingPlan, Points] = {}
+        self.curves: dict[tuple[HalvingPlan, float], Points] = {}  # by plan and the cost of a look
         self.pick = cache(self._pick)
         self.best_of = cache(lambda reward: best_of_n(self.rewards[reward][:, :, -1]))
 
     def _pick(
         self, reward: str, budget: int, plan: HalvingPlan, cost: float, by_clock: bool, prompt: int, order: int
     ) -> Found:
-        """What pruned search finds. Curves with one plan lead to one search."""
+        """What pruned search finds. Curves that lead to one plan at one cost lead to one search."""
         sampler = Played(self.steps, self.orders[prompt][order])
         verifier = Recorded(reward, torch.from_numpy(self.rewards[reward][prompt]))
-        made: Algorithm = algorithm("pruned", curve=self.curves[plan], judge_cost=cost)
+        made: Algorithm = algorithm("pruned", curve=self.curves[plan, cost], judge_cost=cost)
         charge = Charge(cost, 0 if by_clock else budget)
         report = run(
             made, sampler, verifier, Budget(seconds=budget) if by_clock else Budget(nfe=budget),
@@ -231,7 +231,7 @@ class Replay:
         """Effective compute on the test prompts by a curve, its standard error from the orders alone, and how the other
         rewards of the pick differ from best-of-N's."""
         plan = halving_plan(curve_of(seen), self.steps, budget, cost)
-        self.curves.setdefault(plan, seen)
+        self.curves.setdefault((plan, cost), seen)
         done = {p: [self.pick(reward, budget, plan, cost, by_clock, p, o) for o in range(self.count[budget])]
                 for p in test}  # fmt: skip
         picks = {p: [each.seed for each in found] for p, found in done.items()}

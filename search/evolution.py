@@ -37,7 +37,7 @@ def evolution(
     All children are finished before they are judged; elites live on in every later generation. The generations share
     what the fresh noises leave of the budget equally; after the last, it begins again with fresh noises.
     """
-    wanted = budget_in_candidates(plan)
+    wanted, fewer_steps_are_cheaper = budget_in_candidates(plan), steps_count(plan)
     ladder = scheduled(plan, levels, lowest, strength)
     part = (1 - fresh) * wanted / (len(ladder) + 1)
     while True:
@@ -50,7 +50,7 @@ def evolution(
         for level, below in ladder:
             pool = yield from finish(pool)  # nothing is rendered again; ranks change as the pool grows
             parents = {sigma: able(pool, states[sigma], elites) for sigma in states}[below]
-            share = steps(plan, level) / steps(plan, plan.sigmas[0]) if steps_count(plan) else 1.0
+            share = steps(plan, level) / steps(plan, plan.sigmas[0]) if fewer_steps_are_cheaper else 1.0
             origins = [states[below][row.id] for row in cycled(parents, part / share) if row.id is not None]
             children = yield from renoise(origins, level, [space.draw() for _ in origins])
             pool = [*pool, *(yield from grow(plan, children, states))]
@@ -104,18 +104,13 @@ def able(pool: list[Row], states: dict[int, Row], count: int) -> list[Row]:
 
 def budget_in_candidates(plan: Plan) -> float:
     """How many whole candidates the budget pays for."""
-    least = min(by_nfe(plan), plan.candidates or math.inf)
+    least = min(plan.whole(), plan.candidates or math.inf)
     return least if math.isfinite(least) else WITHOUT_LIMIT
-
-
-def by_nfe(plan: Plan) -> float:
-    """How many whole candidates the NFE budget pays for."""
-    return plan.nfe / plan.candidate_nfe if plan.nfe and plan.candidate_nfe else math.inf
 
 
 def steps_count(plan: Plan) -> bool:
     """Whether a child that begins further down takes less of the budget: not where candidates are the smaller limit."""
-    return plan.nfe > 0 and not 0 < plan.candidates <= by_nfe(plan)
+    return plan.nfe > 0 and not 0 < plan.candidates <= plan.whole()
 
 
 def scheduled(plan: Plan, levels: int, lowest: float, strength: float) -> list[tuple[float, float]]:

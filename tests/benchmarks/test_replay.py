@@ -48,7 +48,7 @@ def test_looks_are_spent_once_and_what_an_unfinished_round_takes_is_charged(cost
     played = replay(0.7, 1)
     seen = played.curve("hps_v2", HALF[0])
     plan = halving_plan(curve_of(seen), STEPS, budget, cost)
-    played.curves[plan] = seen
+    played.curves[plan, cost] = seen
     found = played.pick("hps_v2", budget, plan, cost, False, 3, 0)
     assert plan.cost(STEPS, cost) <= found.spent < 1.03 * budget
     assert found.begun >= plan.first
@@ -59,7 +59,7 @@ def test_by_the_clock_a_search_ends_when_the_time_is_over_and_what_it_takes_long
     played = replay(1.0, 2)
     seen = played.curve("hps_v2", HALF[0])
     plan = halving_plan(curve_of(seen), STEPS, budget, 0.5)
-    played.curves[plan] = seen
+    played.curves[plan, 0.5] = seen
     found = played.pick("hps_v2", budget, plan, 0.5, True, 3, 0)
     assert budget - STEPS < found.spent < budget + STEPS
     effective, _, _ = played.measure("hps_v2", budget, seen, 0.5, True, HALF[1])

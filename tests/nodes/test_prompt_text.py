@@ -134,22 +134,28 @@ def test_no_text_upstream_ends_with_a_sentence() -> None:
             found(**graph)
 
 
+class Listening(tiny.Mean):
+    """Remembers the prompts that it is asked with."""
+
+    needs_prompt = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def score(self, images: Any, prompt: str) -> Any:
+        self.asked.append(prompt)
+        return super().score(images, prompt)
+
+
 def test_the_sampler_finds_the_prompt_in_its_own_graph() -> None:
-    asked: list[str] = []
-
-    class Listening(tiny.Mean):
-        needs_prompt = True
-
-        def score(self, images: Any, prompt: str) -> Any:
-            asked.append(prompt)
-            return super().score(images, prompt)
-
     graph = DynamicPrompt({"1": CLIP, "2": encode("seen"), "7": sampler(positive=["2", 0])})
-    inputs = {**tiny.WIDGETS, "vae": tiny.PictureVAE(), "verifier": Listening(), "max_candidates": 1}
+    verifier = Listening()
+    inputs = {**tiny.WIDGETS, "vae": tiny.PictureVAE(), "verifier": verifier, "max_candidates": 1}
     out = tiny.execute(tiny.SearchSampler, graph, model=tiny.sd3(), seed=1, **inputs)
-    assert asked == ["seen"] and out.args[5].settings["prompt"] == "seen"
+    assert verifier.asked == ["seen"] and out.args[5].settings["prompt"] == "seen"
     tiny.execute(tiny.SearchSampler, graph, model=tiny.sd3(), seed=1, **inputs, prompt="typed")
-    assert asked == ["seen", "typed"]
+    assert verifier.asked == ["seen", "typed"]
 
 
 @pytest.mark.parametrize("written", READ)
@@ -174,16 +180,8 @@ def test_texts_that_say_the_same_are_one_prompt() -> None:
 
 def test_a_typed_prompt_stays_as_typed_and_the_report_says_what_was_asked() -> None:
     graph = DynamicPrompt({"1": CLIP, "2": encode(MARKED), "7": sampler(positive=["2", 0])})
-    asked: list[str] = []
-
-    class Listening(tiny.Mean):
-        needs_prompt = True
-
-        def score(self, images: Any, prompt: str) -> Any:
-            asked.append(prompt)
-            return super().score(images, prompt)
-
-    inputs = {**tiny.WIDGETS, "vae": tiny.PictureVAE(), "verifier": Listening(), "max_candidates": 1}
+    verifier = Listening()
+    inputs = {**tiny.WIDGETS, "vae": tiny.PictureVAE(), "verifier": verifier, "max_candidates": 1}
     for typed in ("", MARKED):
         report = tiny.execute(tiny.SearchSampler, graph, model=tiny.sd3(), seed=1, prompt=typed, **inputs).args[5]
-        assert asked[-1] == report.to_dict()["settings"]["prompt"] == (typed or SAID)
+        assert verifier.asked[-1] == report.to_dict()["settings"]["prompt"] == (typed or SAID)
