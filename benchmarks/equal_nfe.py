@@ -368,6 +368,10 @@ class Found:
         values = np.array([[each[i][outcome] for i in places] for each in found], dtype=float)
         return self._factor(values, self.curves[outcome], places, budgets)
 
+    def count(self, method: Method) -> int:
+        """Prompts that have results of a method at every budget."""
+        return len(set.intersection(*(set(self.at(method, budget)) for budget in BUDGETS)))
+
     def pictures(self, method: Method) -> float | None:
         """Pictures that are decoded and scored for one NFE, those with a gradient twice; None where nobody counted."""
         total = 0.0
@@ -441,14 +445,15 @@ class Found:
 def efficiencies(found: Found, outcome: str, title: str) -> Iterator[str]:
     """The table of efficiency by one outcome."""
     yield from (f"**{title}**: NFE that best-of-N needs for the same mean, over the budget.", "")
-    yield from header("method", *(f"{budget} NFE" for budget in BUDGETS), "all")
+    yield from header("method", "prompts", *(f"{budget} NFE" for budget in BUDGETS), "all")
     groups = [*([budget] for budget in BUDGETS), list(BUDGETS)]
     for number, name in enumerate(yardsticks()):
         for lucky, which in ((False, name), (True, f"{name}, with the searches' own seeds")):
             cells = [found.of_sampler(number, outcome, budgets, lucky) for budgets in groups]
-            yield f"| {which} | {' | '.join(cells)} |"
+            yield f"| {which} | {len(found.prompts)} | {' | '.join(cells)} |"
     for method in found.methods:
-        yield f"| {method.name} | {' | '.join(found.efficiency(method, outcome, budgets) for budgets in groups)} |"
+        cells = [found.efficiency(method, outcome, budgets) for budgets in groups]
+        yield f"| {method.name} | {found.count(method)} | {' | '.join(cells)} |"
     yield ""
 
 
@@ -503,8 +508,9 @@ def details(found: Found, budget: int) -> Iterator[str]:
 def text_of(family: str, found: Found) -> str:
     """The tables of one model as Markdown."""
     lines = [
-        f"{family}: {len(found.prompts)} prompts, {STEPS} steps, CFG {CFG:g}, euler unless said otherwise; searched "
-        "score = CLIPScore + classifier, held-out score = exact judge (share of clauses met); 95 % intervals.",
+        f"{family}: {len(found.prompts)} prompts (some methods fewer), {STEPS} steps, CFG {CFG:g}, euler unless said "
+        "otherwise; searched score = CLIPScore + classifier, held-out score = exact judge (share of clauses met); "
+        "95 % intervals.",
         "",
         *efficiencies(found, "held_out", "Efficiency by the held-out score"),
         *efficiencies(found, "score", "Efficiency by the searched score"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -28,21 +27,20 @@ from ..search.errors import SearchError
 from ..search.recipe import gaussian
 from ..search.resolution import averaged, smaller_noise
 from ..search.types import Meter, Row
+from .abilities import Abilities
 from .decoder import Decoder
 from .gathering import Gathered, Inputs, PulledBack, split
 from .guider_axes import asked_as, axes_of
 from .lockstep import Call, merged_options
 from .noise import RecipeNoise, packed, unpacked
-from .patches import has_a_place, is_known, keeps_memory, may_keep_memory, repeats_alike, shares_a_variable
 from .pull_back import TracedInpaint, kept_weights, unfused
 from .rehearsal import Rehearsal
+from .room import room
 
 #: More candidates at once gain little on a GPU, and would let the user wait for images, and Cancel lose more of them.
 LARGEST_MICRO_BATCH = 4
 #: Model families of search.curves by the host's classes: fine-tunes are of the class of what they come from.
 FAMILIES = {"Flux": "FLUX.1-dev", "SDXL": "SDXL"}
-#: Places along a side of a latent below which no row is made smaller.
-SMALLEST_LATENT = 4
 PREVIEWED = "what was not finished was decoded by preview_vae"
 
 
@@ -51,9 +49,9 @@ class GuidedSampler:
 
     A row's `x` is the sampler's state in model space on its way, and the latent that stock would output once it is
     at the last sigma. What is not finished (x0 predictions on the way, scouts) is decoded by `preview_vae`, if there is
-    one. `notes` collects what the report should say. `viewer`, where there is one, is shown what the first row of every
-    micro-batch looks like on its way. Raises SearchError for inputs that cannot be sampled, before any
-    sampling.
+    one. `abilities` says what can be done here. `notes` collects what the report should say. `viewer`, where there is
+    one, is shown what the first row of every micro-batch looks like on its way. Raises SearchError for inputs that
+    cannot be sampled, before any sampling.
     """
 
     def __init__(
@@ -86,7 +84,8 @@ class GuidedSampler:
         self.rows_per_candidate = int(self.latent["samples"].shape[0])
         self._costs: dict[tuple[float, ...], int | None] = {}
         self._rehearsal = Rehearsal(guider, sampler, self.schedule, self.coefficients(self.sigmas[0])[1])
-        self._alone = self._runs_alone()
+        self.abilities = Abilities(self.guider, sampler, self.sigmas, self.latent, self._rehearsal)
+        self._alone = self.abilities.runs_alone()
 
     def _check(self) -> None:
         if len(self.sigmas) < 2:
@@ -207,7 +206,7 @@ class GuidedSampler:
     @cached_property
     def exact_pauses(self) -> bool:
         """See search.types.Sampler. Samplers that remember steps or draw noise are found out on a scalar."""
-        return self.midway_refusal() is None and self._rehearsal.pauses_exactly()
+        return self.abilities.midway_refusal() is None and self._rehearsal.pauses_exactly()
 
     @property
     def family(self) -> str:
@@ -246,39 +245,9 @@ class GuidedSampler:
         return time / (1 - time) if variance_exploding else time
 
     def micro_batch(self) -> int:
-        """By ComfyUI's own memory estimate, as its samplers use it: 1.5 times what the model asks for."""
-        if self._alone:
-            return 1
-        free = self._free_memory()
-        size = LARGEST_MICRO_BATCH
-        while size > 1 and 1.5 * self._memory_required(size) >= free:
-            size -= 1
-        return size
-
-    def _memory_required(self, size: int) -> float:
-        """What a forward of so many candidates takes, conditional and unconditional together.
-
-        Conditioning such as reference latents is repeated for every row.
-        """
-        model, rows = self.guider.model_patcher.model, size * self.rows_per_candidate
-        beside = defaultdict(list)
-        for cond in (cond for each in self.guider.original_conds.values() for cond in each):
-            for name, shape in model.extra_conds_shapes(**cond).items():
-                beside[name].append([rows, *shape[1:]])
+        """See search.types.Sampler."""
         shape = packed(self.latent["samples"]).shape
-        required: float = model.memory_required([2 * rows, *shape[1:]], cond_shapes=beside)
-        return required
-
-    def _free_memory(self) -> float:
-        """What is left on the device for forwards once all is loaded that they use, such as ControlNets."""
-        patcher, host = self.guider.model_patcher, comfy.model_management
-        beside, inference = comfy.sampler_helpers.get_additional_models(
-            self.guider.original_conds, patcher.model_dtype()
-        )
-        used = {id(each): each for each in (patcher, *beside, *patcher.get_nested_additional_models())}.values()
-        not_loaded = sum(each.model_size() - each.loaded_size() for each in used)
-        free: float = host.get_free_memory(patcher.load_device) - host.extra_reserved_memory()
-        return free - not_loaded - inference
+        return 1 if self._alone else room(self.guider, shape, self.rows_per_candidate, LARGEST_MICRO_BATCH)
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """See search.types.Sampler."""
@@ -289,57 +258,9 @@ class GuidedSampler:
         comfy.model_management.unload_all_models()
         comfy.model_management.soft_empty_cache()
 
-    def midway_refusal(self) -> str | None:
-        """Why an algorithm that pauses rows mid-way cannot be exact here, or None."""
-        if not isinstance(self.sampler, comfy.samplers.KSAMPLER):
-            return f"the SAMPLER ({type(self.sampler).__name__}) can only run whole trajectories"
-        if self.sigmas[-1] > 0:
-            return f"the SIGMAS do not end at 0 (got {self.sigmas[-1]:g}), so there is no clean image to work towards"
-        if self._foreign_wrappers():
-            return "a patch on the model (EasyCache, LazyCache or the like) keeps memory over whole trajectories"
-        if self._keeps_memory():
-            return "a guidance patch on the model (APG momentum or the like) remembers the last step"
-        return None
-
-    def gradient_refusal(self) -> str | None:
-        """Why no gradient can go back from an image to its start noise here, or None."""
-        if not isinstance(self.sampler, comfy.samplers.KSAMPLER):
-            return f"the SAMPLER ({type(self.sampler).__name__}) cannot be followed step by step"
-        if self.sigmas[-1] > 0:
-            return f"the SIGMAS do not end at 0 (got {self.sigmas[-1]:g}), so there is no clean image to score"
-        if self.cost(self.sigmas) is None:
-            return (
-                "the sampler chooses its steps by the image or looks into the model: choose one with a fixed number of "
-                "steps, such as euler"
-            )
-        if self._foreign_wrappers() or self._foreign_wrappers(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE):
-            return "a patch on the model (EasyCache, LazyCache or the like) leaves out calls or keeps memory"
-        if self._keeps_memory():
-            return "a guidance patch on the model (APG momentum or the like) remembers the last step"
-        if self.guider.model_patcher.get_additional_models_with_key("multigpu"):
-            return "the model is split over several GPUs"
-        if comfy.model_management.sage_attention_enabled():
-            return "SageAttention has no gradient: start ComfyUI without --use-sage-attention"
-        if not self._rehearsal.passes_gradient():
-            return "the sampler does not pass a gradient (CFG++ and the like): choose another one, such as euler"
-        return None
-
     def small_refusal(self, shrink: int) -> str | None:
-        """See search.types.Sampler. What has a place in the picture would have to be made smaller too."""
-        samples = self.latent["samples"]
-        if samples.is_nested or samples.ndim < 4:
-            return "the latent is not one picture or video"
-        height, width = samples.shape[-2:]
-        if height % shrink or width % shrink:
-            return f"the latent of {width} x {height} is not divisible by that"
-        if min(height, width) // shrink < SMALLEST_LATENT:
-            return f"the latent would have {width // shrink} x {height // shrink} places (at least {SMALLEST_LATENT})"
-        if self.latent.get("noise_mask") is not None:
-            return "the latent has a mask"
-        conds = [cond for each in self.guider.original_conds.values() for cond in each]
-        if any(has_a_place(cond) for cond in conds):
-            return "the conditioning has a ControlNet, an area, a mask or an image"
-        return None
+        """See search.types.Sampler."""
+        return self.abilities.small_refusal(shrink)
 
     # one guider.sample() per request
 
@@ -535,40 +456,6 @@ class GuidedSampler:
     def unpacked(self, tensor: torch.Tensor) -> Any:
         """A packed tensor as the host's latent: nested where the latent is nested."""
         return unpacked(tensor, self.latent["samples"])
-
-    def _guidance(self) -> list[Any]:
-        """The functions that make one prediction of the conditional and the unconditional one."""
-        options = self.guider.model_options
-        several = [
-            f for name in ("sampler_pre_cfg_function", "sampler_post_cfg_function") for f in options.get(name, [])
-        ]
-        return [*several, options["sampler_cfg_function"]] if "sampler_cfg_function" in options else several
-
-    def _keeps_memory(self) -> bool:
-        wrapper = self.guider.model_options.get("model_function_wrapper")
-        return any(keeps_memory(function) for function in (*self._guidance(), wrapper))
-
-    def _foreign_wrappers(self, kind: str = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE) -> bool:
-        of_options = comfy.patcher_extension.get_all_wrappers(kind, self.guider.model_options, is_model_options=True)
-        return bool(of_options or self.guider.model_patcher.get_all_wrappers(kind))
-
-    def _runs_alone(self) -> bool:
-        """Whether candidates must go through the model one at a time to be what stock makes of them."""
-        if self._foreign_wrappers() or self._foreign_wrappers(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE):
-            return True
-        if self._keeps_memory() and self.cost(self.sigmas) is None:
-            return True  # rows of an adaptive sampler interleave
-        if isinstance(self.sampler, comfy.samplers.KSAMPLER) and not self._rehearsal.works:
-            return True  # it may keep in the model what belongs to one row, as SamplerARVideo does
-        # in a shared forward each candidate's rows are guided apart
-        inside = self.guider.model_options["transformer_options"]
-        if any(may_keep_memory(f) or shares_a_variable(f, inside) for f in self._guidance()):
-            return True
-        if not is_known(self.guider):
-            return True
-        conds = [cond for each in self.guider.original_conds.values() for cond in each]
-        return not all(repeats_alike(cond, self.rows_per_candidate) for cond in conds)
-
 
 def _first_line(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0] if error else "its answer does not depend on its input"

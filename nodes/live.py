@@ -21,8 +21,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from server import PromptServer
 
-from ..search.driver import Watcher
 from ..search.report import Evaluation, SearchReport
+from ..search.watcher import Watcher
 
 PREVIEW_PIXELS = 512
 log = logging.getLogger(__name__)

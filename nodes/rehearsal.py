@@ -53,6 +53,11 @@ class Rehearsal:
         self._calls(self.schedule, 0.0)
         return True
 
+    @cached_property
+    def whole_cost(self) -> int | None:
+        """The cost of the whole schedule."""
+        return self.cost(self.schedule)
+
     @or_else(None)
     def cost(self, sigmas: torch.Tensor) -> int | None:
         """Forwards of one row along sigmas; None where that depends on the image, or the SAMPLER is not stock's or

@@ -262,13 +262,13 @@ def search_with(
             "noise: got a NOISE that is zero everywhere (Disable Noise), so there is nothing to search; "
             "wire Random Noise"
         )
-    refusal = port.midway_refusal() if algorithm.acts_midway else None
+    refusal = port.abilities.midway_refusal() if algorithm.acts_midway else None
     if refusal:
         raise search.SearchError(
             f"algorithm: {algorithm.name} pauses images mid-way, and {refusal}; use Search: Random or Search: "
             "Zero-Order, or remove that patch or sampler"
         )
-    refusal = port.gradient_refusal() if algorithm.needs_gradient and budget.candidates != 1 else None
+    refusal = port.abilities.gradient_refusal() if algorithm.needs_gradient and budget.candidates != 1 else None
     if refusal:
         raise search.SearchError(
             f"algorithm: {algorithm.name} takes the gradient of the score back to the start noise, and {refusal}; or "

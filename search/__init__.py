@@ -9,7 +9,6 @@ from .axes import axes
 from .beam import beam
 from .budget import Budget
 from .depth_first import depth_first
-from .driver import Watcher
 from .errors import SearchError
 from .evolution import evolution
 from .gradient_search import gradient_search
@@ -29,6 +28,7 @@ from .spectral import spectral
 from .trust_region import trust_region
 from .two_fidelity import two_fidelity
 from .types import Algorithm, Row, Sampler, Search, Verifier
+from .watcher import Watcher
 from .zero_order import zero_order
 
 #: Every search algorithm by name. Iterated by the tests, so a new one is tested on arrival.

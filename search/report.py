@@ -139,6 +139,11 @@ class SearchReport:
         """Sentences for the user when the search seems to please its own verifier only."""
         return warnings(self.leads(), self.judged)
 
+    def note(self, text: str) -> None:
+        """Add to the notes what is not there yet."""
+        if text not in self.notes:
+            self.notes.append(text)
+
     def leads(self) -> list[Evaluation]:
         """The candidates that were the best when they came, in order."""
         leads: list[Evaluation] = []

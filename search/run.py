@@ -9,12 +9,14 @@ from typing import Any
 from . import judging
 from .budget import Budget
 from .distinct import likeness_of
-from .driver import Driver, Stop, Watcher
+from .driver import Driver
 from .errors import SearchError
 from .random_search import random_search
 from .report import Ledger, SearchReport
 from .space import Candidates, Space
+from .spending import Stop
 from .types import Algorithm, Plan, Sampler, Verifier
+from .watcher import Watcher
 
 
 def run(
@@ -128,7 +130,7 @@ def run(
         report.stopped = stop.reason
     finally:
         search.close()
-        report.seconds = driver.seconds
+        report.seconds = driver.spending.seconds
     driver.finish_open_rows()
     return driver.result()
 

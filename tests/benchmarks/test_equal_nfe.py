@@ -121,6 +121,7 @@ def test_a_method_that_finds_what_twice_the_candidates_find_has_efficiency_two()
     assert float(found.of_sampler(0, "score", [80]).split()[0]) == pytest.approx(0.26, abs=0.02)
     text = text_of("flow", found)
     assert "30 prompts" in text and text.count("| zero_order |") == 2 + len(BUDGETS)
+    assert text.count("| zero_order | 30 | 2.0") == 2  # both tables of efficiency
     assert all(panel.title == "zero_order" for panel in panels(found, "score", "y"))
 
 
@@ -153,7 +154,7 @@ def test_a_table_of_an_interrupted_run_compares_the_prompts_that_both_have() -> 
     assert len(found.at(PLAIN, 80)) == 3 and found.methods == [PLAIN]
     [line] = [line for line in details(found, 80) if line.startswith("| zero_order")]
     assert line.split(" | ")[1] == "3"
-    assert found.efficiency(PLAIN, "score", list(BUDGETS)) == "-"
+    assert found.efficiency(PLAIN, "score", list(BUDGETS)) == "-" and found.count(PLAIN) == 0
     assert found.efficiency(PLAIN, "score", [80]).endswith("[nan, nan]")  # too few prompts for an interval
     assert not [line for line in details(found, 160) if line.startswith("| zero_order")]
 

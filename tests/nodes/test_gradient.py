@@ -119,7 +119,7 @@ def test_in_the_demo_world_the_gradient_is_that_of_finite_differences(
 ) -> None:
     with torch.inference_mode():  # as the executor runs nodes, and as it loaded the model
         port = load_demo_world(family).sampler(PROMPT, steps=steps)
-        assert port.gradient_refusal() is None
+        assert port.abilities.gradient_refusal() is None
         images, slope = gradient(port, clip_score, start(port), PROMPT)
         assert torch.equal(images, rendered(port, start(port))[1])
         assert differs(port, clip_score, slope, step, PROMPT) < 0.02
@@ -130,7 +130,7 @@ def test_in_the_demo_world_the_gradient_is_that_of_finite_differences(
 def test_stock_samplers_pass_the_gradient_of_finite_differences(family: str, sampler_name: str) -> None:
     with torch.inference_mode():
         port = port_of(tiny.model_of(family), sampler_name)
-        assert port.gradient_refusal() is None
+        assert port.abilities.gradient_refusal() is None
         _, slope = gradient(port, Weighted(), start(port))
         assert differs(port, Weighted(), slope, 0.02) < 0.02
 

@@ -176,7 +176,7 @@ def test_steps_by_hand_from_predictions_are_the_stock_euler_sampler(family: str)
 @pytest.mark.parametrize("sampler_name", comfy.samplers.KSampler.SAMPLERS)
 def test_whether_a_pause_is_exact_is_known_for_every_sampler(family: str, sampler_name: str) -> None:
     sampler = port(family, sampler_name)
-    if sampler.cost(sampler.sigmas) is None or sampler.midway_refusal():
+    if sampler.cost(sampler.sigmas) is None or sampler.abilities.midway_refusal():
         return
     with torch.inference_mode():
         [whole] = sampler.advance(start(sampler, 1), sampler.sigmas, Silent())

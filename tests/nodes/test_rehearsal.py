@@ -47,7 +47,7 @@ def test_what_cannot_be_found_out_about_a_sampler_is_taken_to_be_so() -> None:
     port = port_of(tiny.sd3(), looking)
     assert port.cost(port.sigmas) is None and not port.exact_pauses and "step_noise" in port.axes
     assert port.micro_batch() == 1
-    assert "looks into the model" in (port.gradient_refusal() or "")
+    assert "looks into the model" in (port.abilities.gradient_refusal() or "")
 
 
 @pytest.mark.parametrize(

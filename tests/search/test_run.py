@@ -14,6 +14,7 @@ from torch import Tensor
 from pack.search import Budget, SearchError, Watcher, algorithm, driver
 from pack.search.curves import curve_of
 from pack.search.halving_plan import halving_plan
+from pack.search.report import Ledger
 from pack.search.types import Algorithm, Meter, Row, finish
 from pack.tests.search.worlds import (
     Clock,
@@ -32,7 +33,6 @@ from pack.tests.search.worlds import (
     second,
 )
 
-DRIVER = vars(driver)
 NAMES = pytest.mark.parametrize("name", ["random", "zero_order", "paths"])
 CLOCKED = {"seconds"}
 
@@ -361,13 +361,12 @@ class Timed(Counting):
 @pytest.mark.parametrize("seconds", [1.0, 17.0, 60.0, 200.0])
 @pytest.mark.parametrize("base, each, load", [(0.05, 0.1, 0.0), (0.5, 0.01, 40.0), (0.0, 1.0, 500.0)])
 def test_the_seconds_budget_holds_but_for_one_micro_batch(
-    name: str, seconds: float, base: float, each: float, load: float, monkeypatch: pytest.MonkeyPatch
+    name: str, seconds: float, base: float, each: float, load: float
 ) -> None:
     clock = Clock()
-    monkeypatch.setitem(DRIVER, "time", clock)
     sampler = Timed(clock, base, each, load)
     begin = clock.now
-    report = search(name, sampler, Budget(seconds=seconds), batch=8)
+    report = search(name, sampler, Budget(seconds=seconds), batch=8, clock=clock.monotonic)
     wall = clock.now - begin - load
     one_row = 6 * (base + each) + 0.3
     micro_batch = sampler.longest + 0.3 * sampler.largest
@@ -380,21 +379,21 @@ def test_the_seconds_budget_holds_but_for_one_micro_batch(
 
 @NAMES
 @pytest.mark.parametrize("budget", [Budget(seconds=30), Budget(seconds=90), Budget(seconds=60, nfe=2000)], ids=str)
-def test_seconds_are_spent_on_what_is_finished(name: str, budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seconds_are_spent_on_what_is_finished(name: str, budget: Budget) -> None:
     clock = Clock()
-    monkeypatch.setitem(DRIVER, "time", clock)
     begin = clock.now
-    report = search(name, Timed(clock, 0.0, 0.14, steps=20), budget, batch=4)  # 3 seconds for an image
+    sampler = Timed(clock, 0.0, 0.14, steps=20)  # 3 seconds for an image
+    report = search(name, sampler, budget, batch=4, clock=clock.monotonic)
     wall, last = clock.now - begin, max(evaluation.seconds for evaluation in report.finished)
     assert last > 0.8 * budget.seconds and wall <= budget.seconds + 4 * 3.1
     assert len(report.finished) >= budget.seconds / 30 + 1
 
 
-def test_pruned_search_plans_for_what_the_seconds_pay_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pruned_search_plans_for_what_the_seconds_pay_for() -> None:
     clock, curve = Clock(), ((0.2, 0.8), (0.4, 0.95))
-    monkeypatch.setitem(DRIVER, "time", clock)
     recorded = Recorded("pruned", curve=curve, judge_cost=2.0)
-    report = search(recorded.algorithm, Timed(clock, 0.0, 0.15, steps=20), Budget(seconds=66), batch=4)
+    sampler = Timed(clock, 0.0, 0.15, steps=20)
+    report = search(recorded.algorithm, sampler, Budget(seconds=66), batch=4, clock=clock.monotonic)
     plan = halving_plan(curve_of(curve), 20, 19 * 20, 2.0)  # 3.3 seconds for an image, and 19 are left after the first
     own, begun = recorded.requests[:2]
     assert len(own.rows) == 1 and len(begun.rows) == plan.first > 19
@@ -403,7 +402,6 @@ def test_pruned_search_plans_for_what_the_seconds_pay_for(monkeypatch: pytest.Mo
 
 def test_a_seconds_budget_grows_its_micro_batch_and_shrinks_it_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setitem(DRIVER, "time", clock)
     sampler = Timed(clock, 0.0, 1.0, load=1000.0)
     sizes = []
     original = sampler.advance
@@ -413,12 +411,12 @@ def test_a_seconds_budget_grows_its_micro_batch_and_shrinks_it_at_the_end(monkey
         return original(rows, sigmas, meter, keep)
 
     monkeypatch.setattr(sampler, "advance", advance)
-    report = search("random", sampler, Budget(seconds=100), batch=8)
+    report = search("random", sampler, Budget(seconds=100), batch=8, clock=clock.monotonic)
     assert sizes[0] == 1 and sizes[1] == 8  # loading does not make the second micro-batch small
     assert report.seconds <= 100 + 6.3
 
 
-def test_a_clock_too_coarse_to_see_a_forward_is_no_division_by_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_too_coarse_to_see_a_forward_is_no_division_by_zero() -> None:
     class Coarse(Clock):
         ticks = 0
 
@@ -426,8 +424,7 @@ def test_a_clock_too_coarse_to_see_a_forward_is_no_division_by_zero(monkeypatch:
             self.ticks += 1
             return 1000.0 + self.ticks // 200  # several micro-batches see no time pass
 
-    monkeypatch.setitem(DRIVER, "time", Coarse())
-    report = search("random", Counting(), Budget(seconds=3))
+    report = search("random", Counting(), Budget(seconds=3), clock=Coarse().monotonic)
     assert report.stopped == {"seconds": 3}
 
 
@@ -685,7 +682,7 @@ def test_a_ledger_that_cannot_be_written_is_noted_and_ends_nothing(
         raise OSError("No space left on device")
 
     whole = search("random", Counting(), Budget(candidates=6))
-    monkeypatch.setattr(DRIVER["Ledger"], "append", full)
+    monkeypatch.setattr(Ledger, "append", full)
     report = search("random", Counting(), Budget(candidates=6), folder=tmp_path)
     assert columns(report.evaluations) == columns(whole.evaluations)
     assert report.notes == ["the ledger could not be written: No space left on device"]
