@@ -20,7 +20,7 @@ def choose(plan: Plan) -> tuple[Algorithm, str]:
     plain seed; in the demo world, whose verifiers see little early, it is below. So it is for those rewards and their
     ensembles, by the curve of that model and verifier, or else by the cautious one. It needs rows that can be judged
     on the way, and a budget that ends in model calls or seconds: where candidates are counted, what is pruned is not
-    one. Where seconds are a limit, what looks take counts too.
+    one.
     """
     if not plan.pauses:
         return _RANDOM, "this sampler, a patch on the model or the verifier needs whole trajectories"
@@ -37,8 +37,7 @@ def choose(plan: Plan) -> tuple[Algorithm, str]:
         )
     known = [f"{plan.family}, {name}" for name in plan.verifiers]  # several verifiers have no curve together
     curve = known[0] if len(known) == 1 and known[0] in CURVES else "cautious"
-    settings = {"curve": curve, "judge_cost": plan.look_cost} if plan.seconds else {"curve": curve}
-    pruned = Algorithm("pruned", pruned_search, settings, acts_midway=True)
+    pruned = Algorithm("pruned", pruned_search, {"curve": curve}, acts_midway=True)
     return pruned, "model calls or seconds are limited, and candidates can be judged on the way"
 
 

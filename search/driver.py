@@ -65,7 +65,7 @@ class Driver:
         self.budget, self.report, self.ledger, self.watcher = budget, report, ledger, watcher
         self.podium = Podium(verifier, likeness, top_k, report.evaluations)
         self.spending = Spending(sampler, budget, plan, report, self.podium, watcher, clock)
-        self.plan = self.spending.plan
+        self.plan = replace(plan, left=self.spending.left, timed=self.spending.timed)
         self.batches = MicroBatches(self.spending, batch)
         self.jury = Jury(verifier, held_out, likeness, prompt, self.batches)
         self.open: list[Row] = []  # unfinished rows that an algorithm holds
@@ -130,10 +130,11 @@ class Driver:
         assert moved.x is not None
         with differentiable():
             end = moved.x.clone().requires_grad_()
+            began = self.spending.clock()
             [images] = self.jury.decode([replace(moved, x=end)])
         self.open = []
         again = self.is_candidate(row)
-        [scored] = [self.as_it_stands(row)] if again else self.evaluate([moved], True, [images.detach()])
+        [scored] = [self.as_it_stands(row)] if again else self.evaluate([moved], True, [images.detach()], began)
         self.spending.check(bool(self.open))
         scored = replace(scored, sigma=0.0, noise=self.sampler.noise(row), trail=())
         if not math.isfinite(scored.score):
@@ -151,13 +152,18 @@ class Driver:
         for row in rows:
             self.open = [*done, *rows[len(done) :]]
             self.spending.check(bool(self.open))
+            estimate = self.sampler.rows_per_candidate  # has paid for the next step
+            self.spending.afford(0, 0, row.sigma, looks=len(rows) - len(done), known=estimate)
             assert row.x0 is not None
+            began = self.spending.clock()
             with differentiable():
                 clean = row.x0.clone().requires_grad_()
                 [images] = self.jury.decode([replace(row, x0=clean)])
             self.batches.unmoved()
-            [scored] = self.evaluate([row], False, [images.detach()])
+            [scored] = self.evaluate([row], False, [images.detach()], began)
+            began = self.spending.clock()
             slope = self.jury.slope(images, clean) if math.isfinite(scored.score) else None
+            self.batches.looked(0, self.spending.clock() - began, finished=False)
             done.append(replace(scored, gradient=slope))
         self.open = done
         return done
@@ -180,10 +186,12 @@ class Driver:
 
     def advance(self, queue: list[Row], sigmas: tuple[float, ...]) -> list[Row]:
         self.open = list(queue)
-        self.spending.afford(len(queue), self.spending.cost(sigmas), sigmas[-1])
+        looks = sum(row.scout for row in queue)  # a scout that nobody looks at is for nothing
         done: list[Row] = []
         while queue:
             self.spending.check(bool(self.open))
+            # anew for every micro-batch: the first may be the first to say what such rows take
+            self.spending.afford(len(queue), self.spending.cost(sigmas), sigmas[-1], looks, shrink=queue[0].shrink)
             moved = self.move(queue[: self.batches.size("model")], sigmas)
             queue = queue[len(moved) :]
             done += moved
@@ -195,14 +203,15 @@ class Driver:
         ended = queue[0].sigma == self.sampler.sigmas[-1]  # a scout: there is nothing left to predict
         fresh = not ended and (fresh or any(row.x0 is None for row in queue))
         estimate = self.sampler.rows_per_candidate if fresh else 0
-        self.spending.afford(len(queue), estimate, queue[0].sigma, looks=len(queue))
         done: list[Row] = []
         while queue:
             self.spending.check(bool(self.open))
+            # anew for every micro-batch: the first looks may be the first to say what looks take
+            self.spending.afford(len(queue), estimate, queue[0].sigma, looks=len(queue), shrink=queue[0].shrink)
             if fresh:
-                predicted = self.batches.fitting("model", queue, lambda rows: self.sampler.predict(rows, self.spending))
+                predicted = self.predicted(queue)
             else:
-                predicted = queue[: self.batches.size("model")]
+                predicted = queue[: self.batches.sighted()]
                 self.batches.unmoved()
             queue = queue[len(predicted) :]
             done = self.podium.compared([*done, *self.evaluate(predicted, finished=False)])
@@ -216,11 +225,16 @@ class Driver:
         done: list[Row] = []
         while queue:
             self.spending.check(bool(self.open))
-            predicted = self.batches.fitting("model", queue, lambda rows: self.sampler.predict(rows, self.spending))
+            predicted = self.predicted(queue)
             queue = queue[len(predicted) :]
             done += predicted
             self.open = done + queue
         return done
+
+    def predicted(self, queue: list[Row]) -> list[Row]:
+        """As many rows as one micro-batch takes, with new estimates."""
+        ask = self.sampler.predict
+        return self.batches.fitting("model", queue, lambda rows: ask(rows, self.spending), queue[0].shrink)
 
     def finish_open_rows(self) -> None:
         """At the end: finish the best open row if nothing is finished yet, and more where NFE and time are left."""
@@ -229,16 +243,20 @@ class Driver:
             key=lambda row: (row.x is None, -row.score if math.isfinite(row.score) else math.inf),
         )
         for row in rows:
-            sigmas = self.plan.down(row.sigma, self.sampler.sigmas[-1])
-            cost = self.spending.cost(sigmas)
             planned = not self.report.stopped.keys().isdisjoint(("nfe", "seconds"))
-            if self.podium and (not planned or self.spending.over(1 if cost is None else cost, looks=1)):
+            if self.podium and (not planned or self.spending.ends(row.sigma)):
                 continue
+            sigmas = self.plan.down(row.sigma, self.sampler.sigmas[-1])
             with Captured(Stop) as captured:
                 self.evaluate(self.move([row], sigmas), finished=True)
-            if captured.error:
+            if isinstance(captured.error, Stop):
+                self.report.stopped = captured.error.reason
                 break
         self.report.seconds = self.spending.seconds
+
+    def has_time(self) -> bool:
+        """Whether a limit on seconds ended the search ahead, and still pays for a whole image."""
+        return "seconds" in self.report.stopped and not self.spending.ends(self.sampler.sigmas[0])
 
     def result(self) -> SearchReport:
         """The report with the best candidates in it. Raises SearchError when there is none."""
@@ -280,8 +298,9 @@ class Driver:
             self.batches.unmoved()
             return rows
         keep = jury.wanted(sigmas[:-1])
+        go = self.sampler.advance
         moved = self.batches.fitting(
-            "model", rows, lambda batch: self.sampler.advance(batch, sigmas, spending, keep, **trail)
+            "model", rows, lambda batch: go(batch, sigmas, spending, keep, **trail), rows[0].shrink
         )
         moved = [
             replace(jury.forgetting(new), as_stock=old.as_stock and not self.strays(old, sigmas))
@@ -294,12 +313,14 @@ class Driver:
 
     # images and scores
 
-    def evaluate(self, rows: list[Row], finished: bool, images: list[Tensor] | None = None) -> list[Row]:
-        """Decode (unless that is done), score and record rows in order.
+    def evaluate(
+        self, rows: list[Row], finished: bool, images: list[Tensor] | None = None, began: float | None = None
+    ) -> list[Row]:
+        """Decode (unless that is done, since `began` on the clock), score and record rows in order.
 
         Stops at the first that reaches a limit; the rest cannot win.
         """
-        before = self.spending.clock()
+        before = self.spending.clock() if began is None else began
         rows = [self.as_ended(row) for row in rows] if finished else rows
         nfe, model_rows = self.batches.mark
         spent, entered = self.report.nfe - nfe, self.report.model_rows - model_rows
@@ -328,7 +349,7 @@ class Driver:
             done.append(self.record(evaluation, row, shown))
             if finished and not reason:
                 reason = self.spending.reached()
-        self.batches.looked(len(rows), self.spending.clock() - before)
+        self.batches.looked(len(rows), self.spending.clock() - before, finished)
         if reason:
             raise Stop(reason)
         return done

@@ -70,7 +70,7 @@ def ask(verifier: Verifier, images: Tensor, prompt: str, early: Mapping[float, T
     times: Sequence[float] = getattr(verifier, "early", ())
     more = {"early": tuple(early[time] for time in times) if early else None} if times else {}
     with named(verifier.name):
-        scores = verifier.score(images, prompt, **more)
+        scores = verifier.score(images.clone(), prompt, **more)  # one that writes into it spoils no picture
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         if got != (len(images),):
             raise SearchError(f"got {got} for {len(images)} images; expected a tensor of one score per image")

@@ -37,8 +37,8 @@ def lidar(
     standard deviation of the lookaheads' scores counts, per number of the latent: 0.3 is the paper's 5,000 for latents
     of 4 x 64 x 64. The user's own seed is rendered first, as stock does.
 
-    Lookaheads take a `share` of the budget, MOST of them at most. Where neither NFE nor seconds are limited they come
-    in rounds, and each round's candidates are guided by all lookaheads so far.
+    Lookaheads take a `share` of the budget, MOST of them at most. Where it names no number of NFE or seconds, or the
+    price of a candidate is not known, they come in rounds, and each round's candidates are guided by all so far.
     """
     _check(plan, steps, share, scale, strength, until)
     schedule = plan.coarse(steps)
@@ -53,7 +53,8 @@ def lidar(
         if guide:
             told = {"steps": len(schedule) - 1, "scale": scale, "strength": strength, "until": until}
             rows = [guided(row, guide, pool, told) for row in rows]
-        yield from finish(rows)
+        if rows:
+            yield from finish(rows)
 
 
 def guided(row: Row, guide: LookaheadGuide, lookaheads: list[Row], told: dict[str, float]) -> Row:
@@ -63,13 +64,19 @@ def guided(row: Row, guide: LookaheadGuide, lookaheads: list[Row], told: dict[st
 
 
 def rounds(plan: Plan, cost: float, share: float) -> Iterator[tuple[int, int]]:
-    """How many lookaheads, of `cost` whole candidates each, and then how many candidates."""
-    left = plan.whole() - 1  # one is the user's own
-    if left < math.inf:
-        lookaheads = min(MOST, round(share * left / cost))
-        yield (lookaheads if lookaheads >= 2 and left - lookaheads * cost >= 1 else 0), AT_ONCE
-        while True:
-            yield 0, AT_ONCE
+    """How many lookaheads, each of a share `cost` of the steps, and then how many candidates."""
+    made = 0
+    while (left := plan.left_after(1 + made * cost, 1)) < math.inf:
+        price = plan.scout(cost)
+        wanted = min(MOST, round(share * (left + made * price) / price)) - made
+        if made + wanted < 2 or wanted < 1 or left - wanted * price < 1:
+            break
+        # a few at a time where time is a limit: the next are planned by what they took
+        lookaheads = min(wanted, OPEN_ROUND) if plan.seconds else wanted
+        made += lookaheads
+        yield lookaheads, 0
+    while left < math.inf:
+        yield 0, AT_ONCE
     candidates = max(1, round(OPEN_ROUND * cost * (1 - share) / share))
     for _ in range(MOST // OPEN_ROUND):
         yield OPEN_ROUND, candidates

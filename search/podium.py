@@ -38,9 +38,9 @@ class Podium:
         """The evaluation with its score beside all candidates so far. Theirs become those of the pool with it, if it is
         a candidate that enters.
         """
-        pool = [*self.pool, evaluation.parts] if self.pooled else [evaluation.parts]
-        scores = judging.combine(self.verifier, pool)
-        if self.pooled and evaluation.takes_part:
+        beside = self.pool if self.pooled and evaluation.candidate is not None else []  # else see `compared`
+        scores = judging.combine(self.verifier, [*beside, evaluation.parts])
+        if beside and evaluation.takes_part:
             self._rescore(self.pool_ids, scores[:-1])
         return replace(evaluation, score=scores[-1])
 
@@ -62,15 +62,14 @@ class Podium:
             return False
         self.pool.append(evaluation.parts)
         self.pool_ids.append(evaluation.id)
-        leader = max((kept.evaluation.score for kept in self.winners()), default=None)
-        leads = evaluation.can_win and (leader is None or evaluation.score > leader)
         if evaluation.can_win or self.pooled:  # a pooled score may become a winning one later
             self.kept[evaluation.id] = Kept(evaluation, _at_rest(row), images)
-        self.best = max((kept.evaluation.score for kept in self.winners()), default=None)
+        best = ranked(self.winners())
+        leads = bool(best) and best[0].evaluation.id == evaluation.id
+        self.best = best[0].evaluation.score if best else None
         self.since_best = 0 if leads else self.since_best + 1
-        if not self.pooled:
-            self._let_go()
-        self._cut()
+        self._let_go(best)
+        self._cut(best[:1])
         return leads
 
     def winners(self) -> list[Kept]:
@@ -79,27 +78,34 @@ class Podium:
 
     def top(self) -> list[Kept]:
         """The top k as of now, best first; with a threshold, no two of them alike."""
-        best = ranked(self.winners())
+        return self._top(ranked(self.winners()))
+
+    def _top(self, best: list[Kept]) -> list[Kept]:
+        """The top k of all that can win, ranked."""
         if self.likeness is None or not best:
             return best[: self.top_k]
         places = distinct(self.likeness.of([kept.evaluation.id for kept in best]), self.top_k, self.likeness.threshold)
         return [best[place] for place in places]
 
-    def _let_go(self) -> None:
-        """Forget the candidates that can no longer be among the top k, and the pictures of those that are not yet."""
-        best = ranked(self.winners())
-        if self.likeness is None:
-            self.kept = {kept.evaluation.id: kept for kept in best[: self.top_k]}
-        elif best:
-            within = reach(self.likeness.of([kept.evaluation.id for kept in best]), self.top_k, self.likeness.threshold)
-            of_top = {kept.evaluation.id for kept in self.top()}
-            self.kept = {k.evaluation.id: k if k.evaluation.id in of_top else _waiting(k) for k in best[:within]}
-            self.likeness.keep(self.kept)
+    def _let_go(self, best: list[Kept]) -> None:
+        """Of the ranked ones, forget those that can no longer be among the top k, and the pictures of those that are
+        not now.
+        """
+        likeness, of_top = self.likeness, {kept.evaluation.id for kept in self._top(best)}
+        if self.pooled:  # any may rise again
+            staying = [*self.kept.values()]
+        elif likeness is None or not best:
+            staying = best[: self.top_k]
+        else:
+            staying = best[: reach(likeness.of([k.evaluation.id for k in best]), self.top_k, likeness.threshold)]
+        self.kept = {k.evaluation.id: k if k.evaluation.id in of_top else _waiting(k) for k in staying}
+        if likeness is not None and not self.pooled:
+            likeness.keep(self.kept)
 
-    def _cut(self) -> None:
+    def _cut(self, best: list[Kept]) -> None:
         """Keep all images of the best alone, where candidates have several: of videos they would fill the memory."""
-        best = [kept.evaluation.id for kept in ranked(self.winners())[:1]]
-        self.kept = {id: kept if id in best else kept.cut for id, kept in self.kept.items()}
+        whole = [kept.evaluation.id for kept in best]
+        self.kept = {id: kept if id in whole else kept.cut for id, kept in self.kept.items()}
 
     def _rescore(self, ids: list[int], scores: list[float]) -> None:
         """Give what was scored before its score beside what has come since."""

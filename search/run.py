@@ -15,7 +15,7 @@ from .random_search import random_search
 from .report import Ledger, SearchReport
 from .space import Candidates, Space
 from .spending import Stop
-from .types import Algorithm, Plan, Sampler, Verifier
+from .types import Algorithm, Plan, Sampler, Search, Verifier
 from .watcher import Watcher
 
 
@@ -62,7 +62,8 @@ def run(
         raise SearchError(
             f"verifier: {verifier.name} compares candidates with each other, and {algorithm.name}, with these "
             "settings, compares scores of different steps, where that says nothing: set method to z_score and scale "
-            "to fixed in Verifier Ensemble, or choose another search algorithm (of SMC, another potential than max)"
+            "to fixed in Verifier Ensemble, or choose another search algorithm (of Search: SMC, another preset than FK "
+            "and BFS, or custom with another potential than max)"
         )
     if (early or judging.early_times(held_out)) and sampler.cost(sampler.sigmas) is None:
         raise SearchError(
@@ -87,7 +88,7 @@ def run(
     plan = Plan(
         sampler.sigmas, sampler.time, sampler.sigma, sampler.coefficients,
         candidate_nfe, budget.nfe, budget.candidates, budget.seconds, sampler.exact_pauses and not early,
-        sampler.small_refusal, sampler.axes, sampler.family, sampler.look_cost,
+        sampler.small_refusal, sampler.axes, sampler.family,
         tuple(each.name for _, each in judging.deciding(verifier)), cost, sampler.rows_per_candidate,
     )  # fmt: skip
     why = {}
@@ -116,7 +117,17 @@ def run(
         sampler, verifier, held_out, likeness, budget, prompt, plan, report, top_k, batch, ledger, watcher or Watcher(),
         clock,
     )  # fmt: skip
-    search = algorithm.search(Space(candidates, seed, sampler.sigmas[0]), driver.plan, **algorithm.settings)
+    space = Space(candidates, seed, sampler.sigmas[0])
+    _drive(driver, algorithm.search(space, driver.plan, **algorithm.settings))
+    driver.finish_open_rows()
+    if driver.has_time():
+        _drive(driver, random_search(space, driver.plan))
+    return driver.result()
+
+
+def _drive(driver: Driver, search: Search) -> None:
+    """Serve what an algorithm asks for until it ends or a limit is reached."""
+    report = driver.report
     try:
         request = next(search, None)
         while request is not None:
@@ -131,8 +142,6 @@ def run(
     finally:
         search.close()
         report.seconds = driver.spending.seconds
-    driver.finish_open_rows()
-    return driver.result()
 
 
 def _check_gradient(algorithm: Algorithm, sampler: Sampler, verifier: Verifier) -> None:

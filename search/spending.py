@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from .budget import Budget
+from .pace import Pace
 from .podium import Podium
 from .report import SearchReport
 from .types import BACKWARD_NFE, Plan, Sampler
@@ -25,7 +25,7 @@ class Stop(BaseException):
 class Spending:
     """The meter of one search (see types.Meter): what entered the denoiser, what it took, and what may follow.
 
-    `plan` is the algorithm's, with what the time pays for. `clock` tells the seconds.
+    `clock` tells the seconds.
     """
 
     def __init__(
@@ -38,15 +38,15 @@ class Spending:
         watcher: Watcher,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self.sampler, self.budget, self.report = sampler, budget, report
-        self.plan = replace(plan, allowance=self.allowance)
+        self.sampler, self.budget, self.plan, self.report = sampler, budget, plan, report
         self.podium, self.watcher = podium, watcher
+        self.pace = Pace(sampler.look_cost)
         self.clock = clock or time.monotonic
         self.created = self.clock()
         self.started: float | None = None
+        self.warm: tuple[float, int] | None = None  # seconds and NFE when the first forward was over
         self.candidates = 0  # recorded; counting them in the report anew for each would be quadratic
         self.gradient_nfe = 0  # of one candidate, if gradients are asked for
-        self.look_seconds = 0.0  # of images and scores, all together
         self.measured: dict[tuple[float, ...], int] = {}
 
     # the meter, seen by the sampler
@@ -56,6 +56,8 @@ class Spending:
         if self.started is None:
             self.started = self.clock()
             self.report.load_seconds = self.started - self.created
+        elif self.warm is None:
+            self.warm = self.seconds, self.report.nfe
         if self.budget.nfe and self.report.nfe + rows > self.budget.nfe:
             raise Stop({"nfe": self.budget.nfe})
         if self.podium and self.watcher.finish_now():
@@ -97,10 +99,11 @@ class Spending:
             guesses.append(self.report.nfe * max(1.0, self.budget.seconds / self.seconds))
         return max(self.report.nfe, round(min(guesses))) if guesses else None
 
-    def allowance(self) -> float:
-        """The NFE that a limit on seconds pays for in all, at the pace so far; infinite where nothing tells."""
-        timed = self.budget.seconds and self.seconds
-        return self.report.nfe * self.budget.seconds / self.seconds if timed else math.inf
+    def forwarded(self, nfe: int, seconds: float, shrink: int) -> None:
+        """Rows smaller by `shrink` went through the model since NFE and seconds were that."""
+        if self.warm is not None:  # the first forward may have loaded the model
+            nfe, seconds = max(nfe, self.warm[1]), max(seconds, self.warm[0])
+            self.pace.forwarded(self.report.nfe - nfe, self.seconds - seconds, shrink)
 
     # what may follow
 
@@ -120,23 +123,50 @@ class Spending:
         if reached and (self.podium or begun):
             raise Stop(reached)
 
-    def afford(self, rows: int, cost: int | None, end: float, looks: int = 0, known: int = 0) -> None:
+    def afford(
+        self, rows: int, cost: int | None, end: float, looks: int = 0, known: int = 0, shrink: int = 1
+    ) -> None:
         """Refuse a mid-way request that would leave too little to finish one image: then it would be for nothing.
 
         `known`: NFE of the way from `end` on that the request itself pays for, as an estimate does for the next step.
+        `shrink`: by what factor its rows are smaller, which saves time and no NFE.
         """
+        nfe, pace = rows * (1 if cost is None else cost), self.pace
         reserve = max(0, (self.cost(self.plan.down(end, self.sampler.sigmas[-1])) or 0) - known)
-        reached = self.over(rows * (1 if cost is None else cost) + reserve, looks + 1)
+        seconds = nfe * pace.forward(shrink) + looks * pace.look + reserve * pace.forward() + pace.ending
+        reached = self.passed(nfe + reserve, seconds)
         if reached:
             raise Stop(reached)
 
-    def over(self, nfe: float, looks: int) -> dict[str, float]:
-        """The limits on NFE and seconds that so many more NFE and looks would pass, at the pace so far."""
-        forward = (self.seconds - self.look_seconds) / max(1, self.report.nfe)
-        look = self.look_seconds / max(1, len(self.report.evaluations))
-        wanted = {"nfe": self.report.nfe + nfe, "seconds": self.seconds + nfe * forward + looks * look}
+    def ends(self, sigma: float) -> dict[str, float]:
+        """The limits that an image which is made from there would pass."""
+        cost = self.cost(self.plan.down(sigma, self.sampler.sigmas[-1]))
+        nfe = 1 if cost is None else cost
+        return self.passed(nfe, nfe * self.pace.forward() + self.pace.ending)
+
+    def passed(self, nfe: float, seconds: float) -> dict[str, float]:
+        """The limits that so many more NFE and seconds would pass."""
+        wanted = {"nfe": self.report.nfe + nfe, "seconds": self.seconds + seconds}
         limits = {"nfe": self.budget.nfe, "seconds": self.budget.seconds}
         return {name: limit for name, limit in limits.items() if limit and wanted[name] > limit}
+
+    def left(self) -> float:
+        """Whole candidates that a limit on seconds still pays for; infinite without one, or where nothing tells."""
+        each = self.candidate_seconds
+        return max(0.0, self.budget.seconds - self.seconds) / each if self.budget.seconds and each else math.inf
+
+    def timed(self, share: float, shrink: int) -> float:
+        """What that share of a candidate's forwards takes with a look, in whole candidates, where time is limited."""
+        each, pace = self.candidate_seconds, self.pace
+        if not self.budget.seconds or not each:
+            return share / shrink**2
+        return (share * (self.cost(self.sampler.sigmas) or 0) * pace.forward(shrink) + pace.look) / each
+
+    @property
+    def candidate_seconds(self) -> float:
+        """What a whole candidate takes; 0 while nothing tells."""
+        cost, forward = self.cost(self.sampler.sigmas), self.pace.forward()
+        return cost * forward + self.pace.ending if cost and forward else 0.0
 
     def reached(self) -> dict[str, float]:
         """The limits that the last candidate has reached."""

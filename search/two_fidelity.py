@@ -15,6 +15,8 @@ from .space import Space
 from .types import Plan, Row, Search, advance, finish, judge
 
 _GAMES = 1024
+#: Whole candidates' worth of the first round where nobody knows yet how long a small scout takes.
+FIRST_ROUND = 2
 
 
 def two_fidelity(space: Space, plan: Plan, effort: float = 0.2, shrink: int = 1, agreement: float = 0.5) -> Search:
@@ -28,7 +30,7 @@ def two_fidelity(space: Space, plan: Plan, effort: float = 0.2, shrink: int = 1,
 
     A scout counts its steps in NFE at any size, as every row that enters the model does: what fewer pixels save is
     time, and how much depends on the model and the machine. So `shrink` pays under a limit on seconds, where a scout is
-    taken to cost its share of the steps and pixels.
+    taken to cost its share of the steps and pixels, and a look.
     """
     if not 0 < effort <= 1 or shrink < 1 or (effort == 1 and shrink == 1) or not 0 <= agreement <= 1:
         raise SearchError(
@@ -40,9 +42,8 @@ def two_fidelity(space: Space, plan: Plan, effort: float = 0.2, shrink: int = 1,
         raise SearchError(f"two-fidelity: got shrink={shrink}, but {refusal}; set shrink to 1")
     steps = len(plan.sigmas) - 1
     schedule = plan.coarse(max(1, round(effort * steps)))
-    cost = (len(schedule) - 1) / steps / (1 if plan.nfe else shrink**2)
     yield from finish(space.fresh(1))
-    for scouts, renders in rounds(plan, cost, agreement):
+    for scouts, renders in rounds(plan, (len(schedule) - 1) / steps, shrink, agreement):
         if scouts:
             rows = yield from advance(space.scouts(scouts, shrink), schedule)
             rows = best_rows((yield from judge(rows, fresh=False)), renders)
@@ -52,12 +53,18 @@ def two_fidelity(space: Space, plan: Plan, effort: float = 0.2, shrink: int = 1,
         yield from finish(rows)
 
 
-def rounds(plan: Plan, cost: float, agreement: float) -> Iterator[tuple[int, int]]:
-    """The scouts and renders of every round."""
-    left = plan.whole() - 1  # one is the user's own
+def rounds(plan: Plan, share: float, shrink: int, agreement: float) -> Iterator[tuple[int, int]]:
+    """The scouts, each of a share of the steps, and renders of every round: small ones where time is a limit, and the
+    first the smallest if fewer pixels save time, so that each is planned by what those before it took.
+    """
+    spent, finished = 1.0, 1  # the user's own
     while True:
-        scouts, renders = split(min(left, LARGEST_ROUND) if left < math.inf else OPEN_ROUND, cost, agreement)
-        left -= scouts * cost + renders
+        left = plan.left_after(spent, finished)
+        most = OPEN_ROUND if plan.seconds or left == math.inf else LARGEST_ROUND
+        if plan.seconds and shrink > 1 and finished == 1:
+            most = FIRST_ROUND
+        scouts, renders = split(min(left, most), plan.scout(share, shrink), agreement)
+        spent, finished = spent + scouts * share + renders, finished + renders
         yield scouts, renders
 
 

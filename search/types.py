@@ -283,16 +283,33 @@ class Plan:
     small_refusal: Callable[[int], str | None] = lambda shrink: "its sampler has no smaller latents"
     axes: Mapping[str, float] = field(default_factory=dict)
     family: str = ""  # of the model (see Sampler)
-    look_cost: float = 0.0  # (see Sampler)
     verifiers: tuple[str, ...] = ()  # names of those that decide: the verifier, or the members that count
     cost: Callable[[Sequence[float]], int | None] = lambda sigmas: len(sigmas) - 1  # NFE of a candidate along sigmas
     call_nfe: int = 1  # NFE of one model call for a candidate: the rows of its latent
-    #: NFE that a limit on seconds pays for in all, at the pace so far; infinite before the first image.
-    allowance: Callable[[], float] = lambda: math.inf
+    #: Whole candidates that a limit on seconds still pays for, at the pace so far; infinite where nothing tells.
+    left: Callable[[], float] = lambda: math.inf
+    #: What a share of a candidate's forwards, on rows smaller by a factor, takes with a look, in whole candidates; the
+    #: share of the pixels too where time is no limit.
+    timed: Callable[[float, int], float] = lambda share, shrink: share / shrink**2
 
     def whole(self) -> float:
-        """The whole candidates that the limits on NFE and seconds allow in all; infinite where nothing tells."""
-        return min(self.nfe or math.inf, self.allowance()) / self.candidate_nfe if self.candidate_nfe else math.inf
+        """The whole candidates that the limit on NFE allows in all; infinite where nothing tells."""
+        return self.nfe / self.candidate_nfe if self.nfe and self.candidate_nfe else math.inf
+
+    def left_after(self, spent: float, finished: int) -> float:
+        """What the limits pay for after `spent` whole candidates' worth of NFE, in whole candidates.
+
+        Where time is a limit, no more than the candidates that may follow the `finished` ones: it may never be reached.
+        """
+        more = self.candidates - finished if self.candidates and self.seconds else math.inf
+        return min(self.whole() - spent, self.left(), more)
+
+    def scout(self, share: float, shrink: int = 1) -> float:
+        """What a scout takes, in whole candidates, by the dearer of the limits.
+
+        It takes that share of the steps, whatever its size; fewer pixels save time.
+        """
+        return max(share if self.nfe else 0.0, self.timed(share, shrink))
 
     def coarse(self, steps: int) -> tuple[float, ...]:
         """At most `steps` steps along the whole schedule, at evenly chosen sigmas of it, both ends included."""

@@ -111,8 +111,8 @@ def test_lookaheads_take_their_share_of_the_budget() -> None:
 
 def test_rounds_by_hand() -> None:
     planned = rounds(plan(nfe=20 * 21), 0.25, 0.4)
-    assert [next(planned) for _ in range(3)] == [(32, 64), (0, 64), (0, 64)]
-    assert next(rounds(plan(nfe=20 * 10000), 0.25, 0.4)) == (MOST, 64)
+    assert [next(planned) for _ in range(3)] == [(32, 0), (0, 64), (0, 64)]
+    assert next(rounds(plan(nfe=20 * 10000), 0.25, 0.4)) == (MOST, 0)
     assert next(rounds(plan(nfe=30), 0.25, 0.4)) == (0, 64)  # nothing would be left to guide
     unknown = rounds(plan(), 0.25, 0.4)
     assert [next(unknown) for _ in range(MOST // 16 + 2)] == [*[(16, 6)] * (MOST // 16), (0, 6), (0, 6)]

@@ -75,3 +75,11 @@ def test_what_is_judged_on_its_way_is_ranked_among_its_own() -> None:
     assert [round(row.score, 9) for row in podium.compared(rows)] == [1.0, round(1 / 3, 9), round(2 / 3, 9)]
     assert [e.score for e in podium.evaluations[2:]] == [row.score for row in podium.compared(rows)]
     assert [e.score for e in podium.evaluations[:2]] == [0.5, 1.0]  # theirs are those of the pool still
+
+
+def test_where_ranks_change_the_pictures_of_the_top_alone_are_kept() -> None:
+    pool = [{"first": float(score), "second": float(-score)} for score in range(8)]
+    podium, _ = climbed(RankMean(first(), second()), pool)
+    of_top = {kept.evaluation.id for kept in podium.top()}
+    assert len(podium.kept) == 8 and len(of_top) == 2
+    assert {id for id, kept in podium.kept.items() if len(kept.images)} <= of_top

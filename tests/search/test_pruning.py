@@ -116,8 +116,17 @@ def test_a_search_begins_cuts_and_finishes_as_the_plan_says() -> None:
 def test_where_a_clock_may_end_it_the_users_own_is_finished_first(limits: dict[str, float]) -> None:
     recorded = Recorded("pruned", curve=SHARP.points)
     search(recorded.algorithm, Counting(steps=20), Budget(**{"candidates": 12, **limits}), batch=16)  # type: ignore[arg-type]
-    first = recorded.requests[0]
-    assert isinstance(first, Finish) and len(first.rows) == 1
+    finished = next(i for i, request in enumerate(recorded.requests) if isinstance(request, Finish))
+    assert all(len(request.rows) == 1 for request in recorded.requests[: finished + 1])
+    looked = [isinstance(request, Judge) for request in recorded.requests[:finished]]
+    assert looked == ([False, True] if "seconds" in limits else [])  # what a look takes shows too
+
+
+def test_the_users_own_is_not_paused_for_a_look_where_it_would_not_end_as_stock_does() -> None:
+    recorded, sampler = Recorded("pruned", curve=SHARP.points), Counting(steps=20)
+    sampler.exact_pauses = False
+    report = search(recorded.algorithm, sampler, Budget(seconds=60, candidates=12), batch=16)
+    assert isinstance(recorded.requests[0], Finish) and report.evaluations[0].candidate == 0
 
 
 def test_those_that_look_best_go_on() -> None:

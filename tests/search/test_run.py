@@ -12,12 +12,9 @@ import torch
 from torch import Tensor
 
 from pack.search import Budget, SearchError, Watcher, algorithm, driver
-from pack.search.curves import curve_of
-from pack.search.halving_plan import halving_plan
 from pack.search.report import Ledger
-from pack.search.types import Algorithm, Meter, Row, finish
+from pack.search.types import Algorithm, Row, finish
 from pack.tests.search.worlds import (
-    Clock,
     Counting,
     Pairs,
     RankMean,
@@ -328,104 +325,6 @@ def test_an_error_that_is_not_about_memory_is_not_swallowed(tmp_path: Path) -> N
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         search("random", sampler, Budget(candidates=30), batch=4, folder=tmp_path)
     assert len(lines(tmp_path)) == 1 + 12 and sampler.freed == 0
-
-
-# seconds
-
-
-class Timed(Counting):
-    """Each forward takes `base` + `each` seconds a row of a fake clock; loading takes `load` before the first."""
-
-    def __init__(self, clock: Clock, base: float, each: float, load: float = 0.0, **more: Any) -> None:
-        super().__init__(**more)
-        self.clock, self.base, self.each, self.load = clock, base, each, load
-
-    def advance(self, rows: Any, sigmas: Any, meter: Meter, keep: Any = ()) -> list[Row]:
-        self.clock.now += self.load
-        self.load = 0.0
-        before = self.clock.now
-        moved = super().advance(rows, sigmas, meter, keep)
-        self.longest = max(getattr(self, "longest", 0.0), self.clock.now - before)
-        return moved
-
-    def denoise(self, x: Tensor, sigma: float) -> Tensor:
-        self.clock.now += self.base + self.each * len(x)
-        return super().denoise(x, sigma)
-
-    def decode(self, rows: Any) -> list[Tensor]:
-        self.clock.now += 0.3 * len(rows)
-        return super().decode(rows)
-
-
-@NAMES
-@pytest.mark.parametrize("seconds", [1.0, 17.0, 60.0, 200.0])
-@pytest.mark.parametrize("base, each, load", [(0.05, 0.1, 0.0), (0.5, 0.01, 40.0), (0.0, 1.0, 500.0)])
-def test_the_seconds_budget_holds_but_for_one_micro_batch(
-    name: str, seconds: float, base: float, each: float, load: float
-) -> None:
-    clock = Clock()
-    sampler = Timed(clock, base, each, load)
-    begin = clock.now
-    report = search(name, sampler, Budget(seconds=seconds), batch=8, clock=clock.monotonic)
-    wall = clock.now - begin - load
-    one_row = 6 * (base + each) + 0.3
-    micro_batch = sampler.longest + 0.3 * sampler.largest
-    assert report.stopped == {"seconds": seconds} and report.best is not None
-    assert report.load_seconds == pytest.approx(load) and report.seconds == pytest.approx(wall)
-    # before anything is finished an image must be finished all the same
-    assert wall <= max(seconds + micro_batch, (2 if name == "paths" else 1) * (one_row + micro_batch)) + 1e-9
-    assert all(a.seconds <= b.seconds for a, b in zip(report.evaluations, report.evaluations[1:], strict=False))
-
-
-@NAMES
-@pytest.mark.parametrize("budget", [Budget(seconds=30), Budget(seconds=90), Budget(seconds=60, nfe=2000)], ids=str)
-def test_seconds_are_spent_on_what_is_finished(name: str, budget: Budget) -> None:
-    clock = Clock()
-    begin = clock.now
-    sampler = Timed(clock, 0.0, 0.14, steps=20)  # 3 seconds for an image
-    report = search(name, sampler, budget, batch=4, clock=clock.monotonic)
-    wall, last = clock.now - begin, max(evaluation.seconds for evaluation in report.finished)
-    assert last > 0.8 * budget.seconds and wall <= budget.seconds + 4 * 3.1
-    assert len(report.finished) >= budget.seconds / 30 + 1
-
-
-def test_pruned_search_plans_for_what_the_seconds_pay_for() -> None:
-    clock, curve = Clock(), ((0.2, 0.8), (0.4, 0.95))
-    recorded = Recorded("pruned", curve=curve, judge_cost=2.0)
-    sampler = Timed(clock, 0.0, 0.15, steps=20)
-    report = search(recorded.algorithm, sampler, Budget(seconds=66), batch=4, clock=clock.monotonic)
-    plan = halving_plan(curve_of(curve), 20, 19 * 20, 2.0)  # 3.3 seconds for an image, and 19 are left after the first
-    own, begun = recorded.requests[:2]
-    assert len(own.rows) == 1 and len(begun.rows) == plan.first > 19
-    assert len(report.finished) >= 1 + plan.cuts[-1][1]
-
-
-def test_a_seconds_budget_grows_its_micro_batch_and_shrinks_it_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    sampler = Timed(clock, 0.0, 1.0, load=1000.0)
-    sizes = []
-    original = sampler.advance
-
-    def advance(rows: Any, sigmas: Any, meter: Meter, keep: Any) -> list[Row]:
-        sizes.append(len(rows))
-        return original(rows, sigmas, meter, keep)
-
-    monkeypatch.setattr(sampler, "advance", advance)
-    report = search("random", sampler, Budget(seconds=100), batch=8, clock=clock.monotonic)
-    assert sizes[0] == 1 and sizes[1] == 8  # loading does not make the second micro-batch small
-    assert report.seconds <= 100 + 6.3
-
-
-def test_a_clock_too_coarse_to_see_a_forward_is_no_division_by_zero() -> None:
-    class Coarse(Clock):
-        ticks = 0
-
-        def monotonic(self) -> float:
-            self.ticks += 1
-            return 1000.0 + self.ticks // 200  # several micro-batches see no time pass
-
-    report = search("random", Counting(), Budget(seconds=3), clock=Coarse().monotonic)
-    assert report.stopped == {"seconds": 3}
 
 
 # cancel, errors, finish now

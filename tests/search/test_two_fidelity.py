@@ -10,7 +10,7 @@ import torch
 from pack.search import Budget, Recipe, SearchError, algorithm
 from pack.search.two_fidelity import LARGEST_ROUND, split
 from pack.search.types import Finish, Judge, Plan
-from pack.tests.search.worlds import Counting, Recorded, Scorer, first, search
+from pack.tests.search.worlds import Clock, Counting, Recorded, Scorer, Timed, first, search
 
 
 def plan(steps: int) -> Plan:
@@ -111,7 +111,9 @@ def test_too_little_for_scouts_is_best_of_n() -> None:
 @pytest.mark.parametrize("limits", [{"seconds": 60.0, "candidates": 30}, {"candidates": 30}])
 def test_without_a_limit_on_nfe_rounds_follow_each_other(limits: dict[str, float]) -> None:
     recorded = Recorded("two_fidelity")
-    report = search(recorded.algorithm, Counting(steps=10), Budget(**limits))  # type: ignore[arg-type]
+    clock = Clock()
+    sampler = Timed(clock, 0.0, 0.05, 0.01, steps=10)
+    report = search(recorded.algorithm, sampler, Budget(**limits), clock=clock.monotonic)  # type: ignore[arg-type]
     assert len(report.finished) == 30 and report.stopped == {"candidates": 30}
     assert sum(isinstance(request, Judge) for request in recorded.requests) >= 2
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from pack.search import Algorithm, Budget, Candidates, Evaluation, Row, SearchReport, Watcher, algorithm, run
 from pack.search.mixture import MixtureSampler
 from pack.search.report import CLOCK_COLUMNS
-from pack.search.types import Plan, Request, Search
+from pack.search.types import Meter, Plan, Request, Search
 
 PIXELS = 4
 MEANS = torch.randn(5, PIXELS * 3, generator=torch.Generator().manual_seed(99), dtype=torch.float64).float()
@@ -170,13 +170,48 @@ class Veto:
 
 
 class Clock:
-    """Stands in for the module `time` in the driver; moves only when told to."""
+    """A clock that moves only when told to."""
 
     def __init__(self) -> None:
         self.now = 1000.0
 
     def monotonic(self) -> float:
         return self.now
+
+
+class Timed(Counting):
+    """Takes `base` + `each` seconds a row for a forward, and `look` a row for a decode, on a fake clock; the first
+    forward `warm` more, the first decode `first_look`, and loading `load` before all. Smaller rows are faster by their
+    size to the `power`.
+    """
+
+    power = 2.0
+
+    def __init__(
+        self, clock: Clock, base: float, each: float, look: float = 0.3, load: float = 0.0, warm: float = 0.0,
+        first_look: float = 0.0, **more: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(**more)
+        self.clock, self.base, self.each, self.look = clock, base, each, look
+        self.load, self.warm, self.first_look = load, warm, first_look
+        self.longest, self.shrink = 0.0, 1
+
+    def advance(self, rows: Any, sigmas: Any, meter: Meter, keep: Any = (), **more: Any) -> list[Row]:
+        self.clock.now, self.load = self.clock.now + self.load, 0.0
+        before, self.shrink = self.clock.now, rows[0].shrink
+        moved = super().advance(rows, sigmas, meter, keep, **more)
+        self.longest, self.shrink = max(self.longest, self.clock.now - before), 1
+        return moved
+
+    def denoise(self, x: Tensor, sigma: float) -> Tensor:
+        self.clock.now += (self.base + self.each * len(x)) / self.shrink**self.power + self.warm
+        self.warm = 0.0
+        return super().denoise(x, sigma)
+
+    def decode(self, rows: Any) -> list[Tensor]:
+        self.clock.now += self.look * len(rows) + self.first_look
+        self.first_look = 0.0
+        return super().decode(rows)
 
 
 class Seen(Watcher):
