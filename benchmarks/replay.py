@@ -20,8 +20,10 @@ charged           every score of an x0 prediction is charged with 0.25 NFE for d
 real              with what that takes through the model's own VAE, by bench look_cost
 cautious          free, by the curve that `auto` uses on models that it does not know: the least that was seen of any of
                   these arrays, so it is no test of that curve, but of what caution costs
-clock             by that curve, where seconds are the limit, as `auto` has it: an NFE takes one second, and a look what
-                  `auto` takes for it on a model that it does not know. What it takes too long is charged.
+clock             by that curve, where seconds are the limit, as `auto` has it: an NFE takes one second, and decoding
+                  and scoring an image, a finished one too and best-of-N's, what `auto` takes for it on a model that it
+                  does not know. The seconds are those that best-of-N takes for so many NFE. What takes too long is
+                  charged.
 
 A table takes twenty minutes of one core.
 """
@@ -75,8 +77,8 @@ TABLES = {
     "real": Kind(f"every look charged {_REAL['flux']:g} NFE (FLUX) or {_REAL['sdxl']:g} (SDXL)", _REAL),
     "cautious": Kind("looks free, by the cautious curve", {"flux": 0.0, "sdxl": 0.0}, CURVES["cautious"]),
     "clock": Kind(
-        f"by the clock, every look {_UNKNOWN:g} s, by the cautious curve", {"flux": _UNKNOWN, "sdxl": _UNKNOWN},
-        CURVES["cautious"], by_clock=True,
+        f"by the clock, every look and ending {_UNKNOWN:g} s, by the cautious curve",
+        {"flux": _UNKNOWN, "sdxl": _UNKNOWN}, CURVES["cautious"], by_clock=True,
     ),
 }  # fmt: skip
 
@@ -158,10 +160,12 @@ class Recorded:
 
 
 class Charge(Watcher):
-    """What a search spends: its NFE, and `cost` for every look. Ends it at a `limit`; 0 = none."""
+    """What a search spends: its NFE, and `cost` for every look, of finished images too where `endings` count. Ends it
+    at a `limit`; 0 = none.
+    """
 
-    def __init__(self, cost: float, limit: float) -> None:
-        self.cost, self.limit = cost, limit
+    def __init__(self, cost: float, limit: float, endings: bool = False) -> None:
+        self.cost, self.limit, self.endings = cost, limit, endings
         self.nfe = self.looks = 0
 
     @property
@@ -175,7 +179,7 @@ class Charge(Watcher):
 
     def evaluated(self, evaluation: Evaluation, images: Tensor, best: bool) -> None:
         """See search.Watcher."""
-        self.looks += evaluation.candidate is None
+        self.looks += self.endings or evaluation.candidate is None
 
     def finish_now(self) -> bool:
         """See search.Watcher."""
@@ -211,14 +215,20 @@ class Replay:
         """What pruned search finds. Curves that lead to one plan at one cost lead to one search."""
         sampler = Played(self.steps, self.orders[prompt][order])
         verifier = Recorded(reward, torch.from_numpy(self.rewards[reward][prompt]))
-        made: Algorithm = algorithm("pruned", curve=self.curves[plan, cost], judge_cost=cost)
-        charge = Charge(cost, 0 if by_clock else budget)
+        charged = 0.0 if by_clock else cost  # the clock tells
+        made: Algorithm = algorithm("pruned", curve=self.curves[plan, cost], judge_cost=charged)
+        charge = Charge(cost, 0 if by_clock else budget, by_clock)
+        limit = Budget(seconds=self.paid(budget, cost, by_clock)) if by_clock else Budget(nfe=budget)
         report = run(
-            made, sampler, verifier, Budget(seconds=budget) if by_clock else Budget(nfe=budget),
+            made, sampler, verifier, limit,
             candidates=Candidates.of_seed(1), seed=prompt, watcher=charge, clock=lambda: charge.spent,
         )  # fmt: skip
         assert report.best is not None
         return Found(sampler.column(report.best.evaluation.recipe[0]["seed"]), len(sampler.place), charge.spent)
+
+    def paid(self, nfe: float, cost: float, by_clock: bool) -> float:
+        """What so many NFE of best-of-N take: seconds, with its endings, where the clock is the limit."""
+        return nfe * (1 + cost / self.steps) if by_clock else nfe
 
     def curve(self, reward: str, train: Sequence[int]) -> Points:
         """What the training prompts say of how early the best can be seen."""
@@ -235,7 +245,8 @@ class Replay:
         done = {p: [self.pick(reward, budget, plan, cost, by_clock, p, o) for o in range(self.count[budget])]
                 for p in test}  # fmt: skip
         picks = {p: [each.seed for each in found] for p, found in done.items()}
-        spent = max(budget, statistics.fmean(each.spent for found in done.values() for each in found))
+        spent = statistics.fmean(each.spent for found in done.values() for each in found)
+        spent = max(self.paid(budget, cost, by_clock), spent)
         table = self.rewards[reward]
         found = np.array([table[p, picks[p], -1] for p in test])
         # an order is lucky when the best that was begun in it is; how lucky on the mean is known
@@ -250,9 +261,9 @@ class Replay:
         )
         found -= slope(luck, found) * luck
         error = math.sqrt(found.var(axis=1, ddof=1).mean() / found.size)
-        curve = self.best_of(reward)[:, test].mean(axis=1)
+        curve, image = self.best_of(reward)[:, test].mean(axis=1), self.paid(self.steps, cost, by_clock)
         low, effective, high = (
-            float(np.interp(found.mean() + shift, curve, np.arange(1, self.seeds + 1))) * self.steps / spent
+            float(np.interp(found.mean() + shift, curve, np.arange(1, self.seeds + 1))) * image / spent
             for shift in (-error, 0.0, error)
         )
         differences = {}

@@ -52,7 +52,9 @@ def pruned_search(
         for step, keep in halving.cuts:
             spent += len(rows) * price(plan, before, step) / steps
             rows = yield from advance(rows, plan.sigmas[before : step + 1])
-            rows = best_rows((yield from judge(rows, fresh=False)), keep)
+            rows = yield from judge(rows, fresh=False)
+            in_time = plan.left() / plan.timed((steps - step) / steps, 1)  # so many can still be finished
+            rows = best_rows(rows, max(1, int(min(keep, in_time))))
             before = step
         spent += len(rows) * price(plan, before, steps) / steps
         finished += len((yield from finish(rows)))
