@@ -62,7 +62,7 @@ def test_by_the_clock_a_search_ends_when_the_time_is_over_and_what_it_takes_long
     played.curves[plan, 0.5] = seen
     found = played.pick("hps_v2", budget, plan, 0.5, True, 3, 0)
     seconds = played.paid(budget, 0.5, True)
-    assert seconds == budget * (STEPS + 0.5) / STEPS
+    assert seconds == pytest.approx(budget * (STEPS + 0.5) / STEPS)
     assert seconds - STEPS - 1 < found.spent < seconds + STEPS + 1
     effective, _, _ = played.measure("hps_v2", budget, seen, 0.5, True, HALF[1])
     assert effective > 1
