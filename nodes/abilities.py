@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.model_base
 import comfy.model_management
 import comfy.patcher_extension
 import comfy.samplers
@@ -90,6 +91,8 @@ class Abilities:
             return True
         if not is_known(self.guider):
             return True
+        if isinstance(self.guider.model_patcher.model, comfy.model_base.SVD_img2vid):
+            return True  # its rows are the frames of one video, however many
         rows = int(self.latent["samples"].shape[0])
         return not all(repeats_alike(cond, rows) for cond in self._conditioning())
 

@@ -9,6 +9,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 from typing import Any
 
 import torch
+from comfy.clip_vision import Output
 
 #: Conditioning that the host mixes with noise of the sampler's own seed, so it differs between candidates.
 SEEDED = frozenset({"noise_augmentation", "unclip_conditioning", "minimax_refs", "minimax_keyframes"})
@@ -133,10 +134,22 @@ def repeats_alike(cond: dict[str, Any], rows: int) -> bool:
     """Whether a cond gives every candidate of `rows` rows the same when it is tiled over several candidates."""
     if any(cond.get(name) for name in SEEDED):
         return False
+    # these the host stretches over all rows instead: 1, 1, 2, 2 and not 1, 2, 1, 2
+    if any(each.shape[0] > 1 for name in cond if name.startswith("concat_") for each in _tensors(cond[name])):
+        return False
     values = [*cond.values()]
     control = cond.get("control")
     while control is not None:
         values += [getattr(control, "cond_hint_original", None), getattr(control, "extra_concat_orig", None)]
         control = getattr(control, "previous_controlnet", None)
-    tensors = [each for value in values for each in (value if isinstance(value, list | tuple) else [value])]
-    return all(rows % each.shape[0] == 0 for each in tensors if isinstance(each, torch.Tensor) and each.ndim > 1)
+    return all(rows % each.shape[0] == 0 for each in _tensors(values))
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors with rows in a cond's value: in lists, dicts and what CLIP Vision made of pictures too."""
+    if isinstance(value, torch.Tensor) and value.ndim > 1:
+        yield value
+    held = vars(value) if isinstance(value, Output) else value
+    if isinstance(held, list | tuple | dict):
+        for each in held.values() if isinstance(held, dict) else held:
+            yield from _tensors(each)
