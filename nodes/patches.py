@@ -20,7 +20,7 @@ GUIDERS = ("comfy.samplers", "nodes_custom_sampler")
 #: What a guider may do its own way.
 GUIDER_METHODS = ("__call__", "outer_predict_noise", "predict_noise", "inner_sample", "outer_sample", "sample")
 #: Packages whose objects guidance functions hold to read from them.
-READ_ONLY = frozenset({"builtins", "comfy", "torch"})
+READ_ONLY = frozenset({"builtins", "comfy", "logging", "torch"})
 #: Instructions and methods that write to what a function holds.
 WRITING = frozenset({"STORE_SUBSCR", "DELETE_SUBSCR", "STORE_SLICE"})
 WRITERS = frozenset({
@@ -38,34 +38,60 @@ def keeps_memory(function: Any) -> bool:
 
 
 def may_keep_memory(function: Any) -> bool:
-    """Whether one call of a guidance function may change the next; so too of what cannot be looked into."""
-    return _may_change(function, False, set())
+    """Whether one call of a patch function may change the next; so too of what cannot be looked into."""
+    seen, waiting = set(), [(function, False)]  # what is held, and whether who holds it writes to what it holds
+    while waiting:
+        held, written = waiting.pop()
+        if (id(held), written) in seen:
+            continue
+        seen.add((id(held), written))
+        if _may_change(held, written):
+            return True
+        waiting += _reached(held, written)
+    return False
 
 
-def _may_change(held: Any, written: bool, seen: set[int]) -> bool:
-    """Whether what a function holds may differ in its next call. `written`: it writes to something in its reach."""
-    if id(held) in seen:
-        return False
-    seen.add(id(held))
-    if isinstance(held, partial):
-        return any(_may_change(each, written, seen) for each in (held.func, *held.args, *held.keywords.values()))
-    if isinstance(held, MethodType):
-        return _may_change(held.__self__, True, seen) or _may_change(held.__func__, written, seen)
+def _may_change(held: Any, written: bool) -> bool:
+    """Whether something itself may differ in the next call of a function that holds it."""
     if isinstance(held, FunctionType):
-        return _assigns(held.__code__) or any(_may_change(each, _writes(held.__code__), seen) for each in _held(held))
+        return keeps_memory(held) if is_of_host(held) else _assigns(held.__code__)
     if isinstance(held, list | dict | set | bytearray | torch.Tensor):
         return written
-    if isinstance(held, type | ModuleType | BuiltinFunctionType):
+    if isinstance(held, partial | MethodType | type | ModuleType | BuiltinFunctionType):
         return False
-    return type(held).__module__.partition(".")[0] not in READ_ONLY
+    return _package(type(held)) not in READ_ONLY
+
+
+def _reached(held: Any, written: bool) -> list[tuple[Any, bool]]:
+    """What something holds, and whether it is written to."""
+    if isinstance(held, partial):
+        return [(each, written) for each in (held.func, *held.args, *held.keywords.values())]
+    if isinstance(held, MethodType):
+        return [(held.__self__, True), (held.__func__, written)]
+    if isinstance(held, FunctionType):
+        writes = not is_of_host(held) and _writes(held.__code__)
+        return [(each, writes) for each in _held(held)]
+    return []
+
+
+def is_of_host(thing: Any) -> bool:
+    """Whether a function or class is one of ComfyUI's own; a server knows those of its nodes by their path."""
+    return _package(thing) in ("comfy", "comfy_api") or "comfy_extras" in str(thing.__module__)
 
 
 def _held(function: FunctionType) -> list[Any]:
-    """What a function reaches beside its arguments: what it closes over, its defaults, its module's lists and dicts."""
+    """What a function reaches beside its arguments: what it closes over, its defaults, what its module holds."""
     closed = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
     defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    of_module = [function.__globals__.get(name) for name in function.__code__.co_names]
-    return [*closed, *defaults, *(each for each in of_module if isinstance(each, list | dict | set | torch.Tensor))]
+    names = {name for code in _codes(function.__code__) for name in code.co_names}
+    of_module = [function.__globals__[name] for name in sorted(names) if name in function.__globals__]
+    mine = [each for each in of_module if not isinstance(each, FunctionType) or _package(each) == _package(function)]
+    return [*closed, *defaults, *mine]
+
+
+def _package(thing: Any) -> str:
+    """The package that a function or class is from; of the nodes of a pack, a server knows it by its path."""
+    return str(thing.__module__).partition(".")[0]
 
 
 def _filled(cell: Any) -> bool:

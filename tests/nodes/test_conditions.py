@@ -407,11 +407,42 @@ def in_a_list() -> Any:
     return lambda args: memory.append(args["denoised"]) or sum(memory) / len(memory)
 
 
+def in_a_list_by_a_helper() -> Any:
+    """Read by the function itself, which comes first, and written by another that it holds."""
+    memory: list[torch.Tensor] = []
+
+    def remember(x: torch.Tensor) -> None:
+        memory.append(x)
+
+    def function(args: dict[str, Any]) -> torch.Tensor:
+        remember(args["denoised"])
+        return sum(memory) / len(memory)
+
+    return function
+
+
+OF_MODULE = {"last": 0.0}
+OBJECT_OF_MODULE = Momentum()
+
+
+def remember_in_module(x: Any) -> None:
+    OF_MODULE["last"] = x
+
+
+def reads_a_dict_of_its_module(args: dict[str, Any]) -> torch.Tensor:
+    remembered = 0.5 * OF_MODULE["last"] + args["denoised"]
+    remember_in_module(remembered)
+    return remembered
+
+
 MEMORIES = {
     "an object": Momentum,
     "a method": lambda: Momentum().method,
     "a dict": in_a_dict,
     "a list": in_a_list,
+    "a list that a helper writes": in_a_list_by_a_helper,
+    "a dict of its module that a helper writes": lambda: reads_a_dict_of_its_module,
+    "an object of its module": lambda: lambda args: OBJECT_OF_MODULE(args),
     "a function in a function": lambda: (lambda inner: lambda args: inner(args))(in_a_dict()),
 }
 
