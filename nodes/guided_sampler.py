@@ -27,7 +27,7 @@ from ..search.errors import SearchError
 from ..search.recipe import gaussian
 from ..search.resolution import averaged, smaller_noise
 from ..search.types import Meter, Row
-from .abilities import Abilities
+from .abilities import OWN, Abilities
 from .decoder import Decoder
 from .gathering import Gathered, Inputs, PulledBack, split
 from .guider_axes import asked_as, axes_of
@@ -76,7 +76,7 @@ class GuidedSampler:
         self.guider = copy.copy(guider)
         self.guider.model_patcher = guider.model_patcher.clone()
         self.guider.model_patcher.add_wrapper_with_key(
-            comfy.patcher_extension.WrappersMP.APPLY_MODEL, "noise_search", self._apply_model
+            comfy.patcher_extension.WrappersMP.APPLY_MODEL, OWN, self._apply_model
         )
         self.model_sampling = guider.model_patcher.get_model_object("model_sampling")
         self.latent = fixed_latent(guider.model_patcher, latent)
@@ -206,7 +206,7 @@ class GuidedSampler:
     @cached_property
     def exact_pauses(self) -> bool:
         """See search.types.Sampler. Samplers that remember steps or draw noise are found out on a scalar."""
-        return self.abilities.midway_refusal() is None and self._rehearsal.pauses_exactly()
+        return self.abilities.pauses_exactly()
 
     @property
     def family(self) -> str:
@@ -456,6 +456,7 @@ class GuidedSampler:
     def unpacked(self, tensor: torch.Tensor) -> Any:
         """A packed tensor as the host's latent: nested where the latent is nested."""
         return unpacked(tensor, self.latent["samples"])
+
 
 def _first_line(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0] if error else "its answer does not depend on its input"

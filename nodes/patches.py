@@ -21,6 +21,8 @@ GUIDERS = ("comfy.samplers", "nodes_custom_sampler")
 GUIDER_METHODS = ("__call__", "outer_predict_noise", "predict_noise", "inner_sample", "outer_sample", "sample")
 #: Packages whose objects guidance functions hold to read from them.
 READ_ONLY = frozenset({"builtins", "comfy", "logging", "torch"})
+#: What a function writes to in order to remember.
+KEEPERS = (list, dict, set, bytearray, torch.Tensor)
 #: Instructions and methods that write to what a function holds.
 WRITING = frozenset({"STORE_SUBSCR", "DELETE_SUBSCR", "STORE_SLICE"})
 WRITERS = frozenset({
@@ -39,39 +41,37 @@ def keeps_memory(function: Any) -> bool:
 
 def may_keep_memory(function: Any) -> bool:
     """Whether one call of a patch function may change the next; so too of what cannot be looked into."""
-    seen, waiting = set(), [(function, False)]  # what is held, and whether who holds it writes to what it holds
+    seen, waiting, writes, keeps = set(), [function], False, False
     while waiting:
-        held, written = waiting.pop()
-        if (id(held), written) in seen:
+        held = waiting.pop()
+        if id(held) in seen:
             continue
-        seen.add((id(held), written))
-        if _may_change(held, written):
+        seen.add(id(held))
+        if _changes(held):
             return True
-        waiting += _reached(held, written)
-    return False
+        # whoever writes may have been handed what another holds
+        writes = writes or (isinstance(held, FunctionType) and not is_of_host(held) and _writes(held.__code__))
+        keeps = keeps or isinstance(held, KEEPERS)
+        waiting += _reached(held)
+    return writes and keeps
 
 
-def _may_change(held: Any, written: bool) -> bool:
-    """Whether something itself may differ in the next call of a function that holds it."""
+def _changes(held: Any) -> bool:
+    """Whether something changes itself, as far as can be known."""
     if isinstance(held, FunctionType):
         return keeps_memory(held) if is_of_host(held) else _assigns(held.__code__)
-    if isinstance(held, list | dict | set | bytearray | torch.Tensor):
-        return written
-    if isinstance(held, partial | MethodType | type | ModuleType | BuiltinFunctionType):
+    if isinstance(held, (*KEEPERS, partial, MethodType, type, ModuleType, BuiltinFunctionType)):
         return False
     return _package(type(held)) not in READ_ONLY
 
 
-def _reached(held: Any, written: bool) -> list[tuple[Any, bool]]:
-    """What something holds, and whether it is written to."""
+def _reached(held: Any) -> list[Any]:
+    """What something holds."""
     if isinstance(held, partial):
-        return [(each, written) for each in (held.func, *held.args, *held.keywords.values())]
+        return [held.func, *held.args, *held.keywords.values()]
     if isinstance(held, MethodType):
-        return [(held.__self__, True), (held.__func__, written)]
-    if isinstance(held, FunctionType):
-        writes = not is_of_host(held) and _writes(held.__code__)
-        return [(each, writes) for each in _held(held)]
-    return []
+        return [held.__self__, held.__func__]
+    return _held(held) if isinstance(held, FunctionType) else []
 
 
 def is_of_host(thing: Any) -> bool:
