@@ -337,6 +337,10 @@ class GuidedSampler:
                 self.meter.model_rows(int(x.shape[0]))
         return out
 
+    def asked_at(self, sigmas: torch.Tensor) -> torch.Tensor:
+        """The sigmas at which the user's sampler asks the model along these."""
+        return self._rehearsal.asked_at(sigmas.cpu()) if len(sigmas) > 1 else sigmas
+
     def forward(self, guider: Any, calls: list[Call]) -> list[torch.Tensor]:
         """One forward for all calls, or one each where they cannot share it."""
         assert self.meter is not None
