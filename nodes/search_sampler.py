@@ -181,7 +181,7 @@ def as_ksampler(
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
-    return guider, comfy.samplers.sampler_object(sampler_name), stock.sigmas
+    return guider, comfy.samplers.sampler_object(stock.sampler), stock.sigmas
 
 
 class SearchSamplerAdvanced(io.ComfyNode):
