@@ -31,7 +31,7 @@ from .abilities import OWN, Abilities
 from .decoder import Decoder
 from .gathering import Gathered, Inputs, PulledBack, split
 from .guider_axes import asked_as, axes_of
-from .lockstep import Call, merged_options
+from .lockstep import Call, merged_options, random_states, restore_random
 from .noise import RecipeNoise, packed, unpacked
 from .pull_back import TracedInpaint, kept_weights, unfused
 from .rehearsal import Rehearsal
@@ -345,16 +345,11 @@ class GuidedSampler:
         """One forward for all calls, or one each where they cannot share it."""
         assert self.meter is not None
         self.meter.forward(sum(call.x.shape[0] for call in calls))
-
-        def one_by_one() -> list[torch.Tensor]:
-            return [guider(c.x, c.sigma, model_options=c.model_options, seed=c.seed) for c in calls]
-
-        if len(calls) == 1 or self._alone:
-            return one_by_one()
-        options = merged_options(calls)
+        options = None if len(calls) == 1 or self._alone else merged_options(calls)
         if options is None:
-            return one_by_one()
+            return [_answered(guider, call) for call in calls]
         x, sigma = torch.cat([c.x for c in calls]), torch.cat([c.sigma for c in calls])
+        state = torch.get_rng_state()
         try:
             out = guider(x, sigma, model_options=options, seed=calls[0].seed)
         except Exception as error:
@@ -362,10 +357,12 @@ class GuidedSampler:
                 raise
             complaint = _first_line(error)
         else:
-            return list(out.split([c.x.shape[0] for c in calls]))
+            if torch.equal(state, torch.get_rng_state()):
+                return list(out.split([c.x.shape[0] for c in calls]))
+            complaint = "it draws random numbers"
         # models and patches made for one image at a time complain in many ways; asked one by one, they either answer
         # or raise their real complaint
-        outs = one_by_one()
+        outs = [_answered(guider, call) for call in calls]
         self._alone = True
         self.notes.append(f"the model takes one candidate at a time ({complaint})")
         return outs
@@ -460,6 +457,17 @@ class GuidedSampler:
     def unpacked(self, tensor: torch.Tensor) -> Any:
         """A packed tensor as the host's latent: nested where the latent is nested."""
         return unpacked(tensor, self.latent["samples"])
+
+
+def _answered(guider: Any, call: Call) -> torch.Tensor:
+    """The model's answer to one call alone, with random numbers from where its caller is."""
+    device = guider.model_patcher.load_device
+    if call.random is not None:
+        restore_random(device, call.random)
+    answer: torch.Tensor = guider(call.x, call.sigma, model_options=call.model_options, seed=call.seed)
+    if call.random is not None:
+        call.random = random_states(device)
+    return answer
 
 
 def _first_line(error: BaseException | None) -> str:
