@@ -4,16 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.model_base
 import comfy.model_management
 import comfy.patcher_extension
 import comfy.samplers
 
-from .patches import has_a_place, is_known, keeps_memory, may_keep_memory, repeats_alike, shares_a_variable
+from .patches import (
+    has_a_place,
+    is_known,
+    is_of_host,
+    keeps_memory,
+    may_keep_memory,
+    repeats_alike,
+    shares_a_variable,
+)
 from .rehearsal import Rehearsal
 
 #: Places along a side of a latent below which no row is made smaller.
 SMALLEST_LATENT = 4
 OUTER, SAMPLING = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE
+#: The key of the wrapper by which the pack counts rows.
+OWN = "noise_search"
+#: What takes the place of the conditional and the unconditional prediction.
+PREDICTS = "sampler_calc_cond_batch_function"
+#: Wrappers that see single steps.
+STEPS = (
+    comfy.patcher_extension.WrappersMP.PREDICT_NOISE,
+    comfy.patcher_extension.WrappersMP.CALC_COND_BATCH,
+    comfy.patcher_extension.WrappersMP.APPLY_MODEL,
+    comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL,
+)
 
 
 class Abilities:
@@ -35,7 +55,17 @@ class Abilities:
             return "a patch on the model (EasyCache, LazyCache or the like) keeps memory over whole trajectories"
         if self._keeps_memory():
             return "a guidance patch on the model (APG momentum or the like) remembers the last step"
+        if may_keep_memory(self._model_wrapper):
+            return "a patch around the model's calls (TeaCache or the like) may remember the last step"
         return None
+
+    def pauses_exactly(self) -> bool:
+        """Whether a row that stops on the way and goes on ends as if it had not: not if anything forgets meanwhile."""
+        functions = [*self._guidance(), *self._step_wrappers()]
+        if isinstance(self.sampler, comfy.samplers.KSAMPLER):
+            functions.append(self.sampler.sampler_function)
+        forgets = any(may_keep_memory(function) for function in functions)
+        return self.midway_refusal() is None and not forgets and self.rehearsal.pauses_exactly()
 
     def gradient_refusal(self) -> str | None:
         """Why no gradient can go back from an image to its start noise here."""
@@ -82,14 +112,19 @@ class Abilities:
             return True
         if self._keeps_memory() and self.rehearsal.whole_cost is None:
             return True  # rows of an adaptive sampler interleave
-        if isinstance(self.sampler, comfy.samplers.KSAMPLER) and not self.rehearsal.works:
-            return True  # it may keep in the model what belongs to one row, as SamplerARVideo does
+        if self._sampler_may_mix_rows() or may_keep_memory(self._model_wrapper):
+            return True
         # in a shared forward each candidate's rows are guided apart
         inside = self.guider.model_options["transformer_options"]
         if any(may_keep_memory(f) or shares_a_variable(f, inside) for f in self._guidance()):
             return True
+        predicts = self.guider.model_options.get(PREDICTS)
+        if predicts is not None and not is_of_host(predicts):
+            return True  # it sees the rows of all calls together
         if not is_known(self.guider):
             return True
+        if isinstance(self.guider.model_patcher.model, comfy.model_base.SVD_img2vid):
+            return True  # its rows are the frames of one video, however many
         rows = int(self.latent["samples"].shape[0])
         return not all(repeats_alike(cond, rows) for cond in self._conditioning())
 
@@ -97,16 +132,37 @@ class Abilities:
         return [cond for each in self.guider.original_conds.values() for cond in each]
 
     def _guidance(self) -> list[Any]:
-        """The functions that make one prediction of the conditional and the unconditional one."""
+        """The functions that make the conditional and the unconditional prediction, and one of both."""
         options = self.guider.model_options
         several = [
             f for name in ("sampler_pre_cfg_function", "sampler_post_cfg_function") for f in options.get(name, [])
         ]
-        return [*several, options["sampler_cfg_function"]] if "sampler_cfg_function" in options else several
+        return [*several, *(options[name] for name in (PREDICTS, "sampler_cfg_function") if name in options)]
+
+    @property
+    def _model_wrapper(self) -> Any:
+        return self.guider.model_options.get("model_function_wrapper")
 
     def _keeps_memory(self) -> bool:
-        wrapper = self.guider.model_options.get("model_function_wrapper")
-        return any(keeps_memory(function) for function in (*self._guidance(), wrapper))
+        return any(keeps_memory(function) for function in (*self._guidance(), self._model_wrapper))
+
+    def _sampler_may_mix_rows(self) -> bool:
+        """Whether a sampler may keep beside its run, or in the model as SamplerARVideo does, what is of one row."""
+        if isinstance(self.sampler, comfy.samplers.KSAMPLER):
+            return not self.rehearsal.works or may_keep_memory(self.sampler.sampler_function)
+        return not is_of_host(type(self.sampler))
+
+    def _step_wrappers(self) -> list[Any]:
+        """What others have put around single steps."""
+        options = self.guider.model_options["transformer_options"]
+        return [
+            wrapper
+            for wrappers in (options.get("wrappers", {}), self.guider.model_patcher.wrappers)
+            for kind in STEPS
+            for key, of_key in wrappers.get(kind, {}).items()
+            if key != OWN
+            for wrapper in of_key
+        ]
 
     def _wrapped(self, kind: str) -> bool:
         """Whether a patch has put something of its own around the sampling."""

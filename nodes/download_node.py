@@ -87,9 +87,9 @@ class DownloadVerifierFiles(io.ComfyNode):
 
         paths, said = [], []
         for download in _downloads(files):
-            there = (_folder() / download.path).is_file()
+            there = _found(download) is not None
             log.info("noise search: %s %s", "looking at" if there else "downloading", download.address)
-            paths.append(fetch(download, _folder(), progress))
+            paths.append(fetch(download, _folder(download), progress))
             said.append(f"{paths[-1]}: {'was there already' if there else 'downloaded'}, {_size(paths[-1])}")
         return _told([str(path) for path in paths], said, cls.hidden.unique_id)
 
@@ -122,8 +122,10 @@ def _found(download: Download) -> Path | None:
     return Path(path) if path else None
 
 
-def _folder() -> Path:
-    return Path(folder_paths.get_folder_paths(FOLDER)[0])
+def _folder(download: Download) -> Path:
+    """The folder that has the file, or else the first, where new files go."""
+    folders = [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
+    return next((folder for folder in folders if (folder / download.path).is_file()), folders[0])
 
 
 def _downloads(files: str) -> list[Download]:

@@ -26,6 +26,9 @@ class Owner(Protocol):
     def coefficients(self, sigma: float) -> tuple[float, float]:
         """See search.types.Sampler."""
 
+    def asked_at(self, sigmas: torch.Tensor) -> torch.Tensor:
+        """The sigmas at which the user's sampler asks the model along these."""
+
     def forward(self, guider: Any, calls: list[Call]) -> list[torch.Tensor]:
         """One forward for all calls, or one each where they cannot share it."""
 
@@ -125,7 +128,9 @@ class Gathered(comfy.samplers.Sampler):
         parts = zip(self.rows, split(noise, count), split(latent_image, count), masks, strict=True)
         schedule = self.schedule.to(sigmas)
         told = {**extra_args, "model_options": told_of(schedule, extra_args["model_options"])}
-        replay_keyframes(model_wrap, schedule[schedule > sigmas[0]], told["model_options"])
+        if conds := hooked(model_wrap):
+            passed = self.owner.asked_at(schedule[schedule >= sigmas[0]]).to(sigmas)
+            replay_keyframes(model_wrap, conds, passed[passed > sigmas[0]], told["model_options"])
         inputs = [
             Inputs(n, x, m, {**told, "seed": self._seed(row, sigmas)}, self.keep, schedule) for row, n, x, m in parts
         ]
@@ -212,16 +217,24 @@ def told_of(schedule: torch.Tensor, model_options: dict[str, Any]) -> dict[str, 
     return {**model_options, "transformer_options": transformer_options}
 
 
-def replay_keyframes(guider: Any, sigmas: torch.Tensor, model_options: dict[str, Any]) -> None:
-    """Take the keyframes of hooks past sigmas that lie behind the rows: the host starts them anew with every call."""
+def hooked(guider: Any) -> list[dict[str, Any]]:
+    """The conds with hooks, as they are while it samples."""
+    return [cond for conds in guider.conds.values() for cond in conds if "hooks" in cond]
+
+
+def replay_keyframes(
+    guider: Any, conds: Sequence[dict[str, Any]], sigmas: torch.Tensor, model_options: dict[str, Any]
+) -> None:
+    """Take the keyframes of hooks past sigmas of calls behind the rows: the host starts them anew with every call."""
+    for hook in (hook for cond in conds for hook in cond["hooks"].hooks):
+        # a reset leaves the last sigma behind, at which the host would take the first step for one already taken
+        hook.hook_keyframe.prepare_current_keyframe(-1.0, model_options["transformer_options"])
+        hook.reset()
     patcher = guider.inner_model.current_patcher
-    for group in (cond["hooks"] for conds in guider.conds.values() for cond in conds if "hooks" in cond):
-        for hook in group.hooks:
-            # a reset leaves the last sigma behind, at which the host would take the first step for one already taken
-            hook.hook_keyframe.prepare_current_keyframe(-1.0, model_options["transformer_options"])
-            hook.reset()
-        for sigma in sigmas:
-            patcher.prepare_hook_patches_current_keyframe(sigma[None], group, model_options)
+    for sigma in sigmas:
+        for cond in conds:
+            if cond.get("timestep_end", 0.0) <= sigma <= cond.get("timestep_start", float("inf")):
+                patcher.prepare_hook_patches_current_keyframe(sigma[None], cond["hooks"], model_options)
 
 
 def split(tensor: torch.Tensor, count: int) -> list[torch.Tensor]:

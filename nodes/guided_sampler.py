@@ -27,11 +27,11 @@ from ..search.errors import SearchError
 from ..search.recipe import gaussian
 from ..search.resolution import averaged, smaller_noise
 from ..search.types import Meter, Row
-from .abilities import Abilities
+from .abilities import OWN, Abilities
 from .decoder import Decoder
 from .gathering import Gathered, Inputs, PulledBack, split
 from .guider_axes import asked_as, axes_of
-from .lockstep import Call, merged_options
+from .lockstep import Call, merged_options, random_states, restore_random
 from .noise import RecipeNoise, packed, unpacked
 from .pull_back import TracedInpaint, kept_weights, unfused
 from .rehearsal import Rehearsal
@@ -76,7 +76,7 @@ class GuidedSampler:
         self.guider = copy.copy(guider)
         self.guider.model_patcher = guider.model_patcher.clone()
         self.guider.model_patcher.add_wrapper_with_key(
-            comfy.patcher_extension.WrappersMP.APPLY_MODEL, "noise_search", self._apply_model
+            comfy.patcher_extension.WrappersMP.APPLY_MODEL, OWN, self._apply_model
         )
         self.model_sampling = guider.model_patcher.get_model_object("model_sampling")
         self.latent = fixed_latent(guider.model_patcher, latent)
@@ -206,7 +206,7 @@ class GuidedSampler:
     @cached_property
     def exact_pauses(self) -> bool:
         """See search.types.Sampler. Samplers that remember steps or draw noise are found out on a scalar."""
-        return self.abilities.midway_refusal() is None and self._rehearsal.pauses_exactly()
+        return self.abilities.pauses_exactly()
 
     @property
     def family(self) -> str:
@@ -337,20 +337,19 @@ class GuidedSampler:
                 self.meter.model_rows(int(x.shape[0]))
         return out
 
+    def asked_at(self, sigmas: torch.Tensor) -> torch.Tensor:
+        """The sigmas at which the user's sampler asks the model along these."""
+        return self._rehearsal.asked_at(sigmas.cpu()) if len(sigmas) > 1 else sigmas
+
     def forward(self, guider: Any, calls: list[Call]) -> list[torch.Tensor]:
         """One forward for all calls, or one each where they cannot share it."""
         assert self.meter is not None
         self.meter.forward(sum(call.x.shape[0] for call in calls))
-
-        def one_by_one() -> list[torch.Tensor]:
-            return [guider(c.x, c.sigma, model_options=c.model_options, seed=c.seed) for c in calls]
-
-        if len(calls) == 1 or self._alone:
-            return one_by_one()
-        options = merged_options(calls)
+        options = None if len(calls) == 1 or self._alone else merged_options(calls)
         if options is None:
-            return one_by_one()
+            return [_answered(guider, call) for call in calls]
         x, sigma = torch.cat([c.x for c in calls]), torch.cat([c.sigma for c in calls])
+        state = torch.get_rng_state()
         try:
             out = guider(x, sigma, model_options=options, seed=calls[0].seed)
         except Exception as error:
@@ -358,10 +357,12 @@ class GuidedSampler:
                 raise
             complaint = _first_line(error)
         else:
-            return list(out.split([c.x.shape[0] for c in calls]))
+            if torch.equal(state, torch.get_rng_state()):
+                return list(out.split([c.x.shape[0] for c in calls]))
+            complaint = "it draws random numbers"
         # models and patches made for one image at a time complain in many ways; asked one by one, they either answer
         # or raise their real complaint
-        outs = one_by_one()
+        outs = [_answered(guider, call) for call in calls]
         self._alone = True
         self.notes.append(f"the model takes one candidate at a time ({complaint})")
         return outs
@@ -456,6 +457,18 @@ class GuidedSampler:
     def unpacked(self, tensor: torch.Tensor) -> Any:
         """A packed tensor as the host's latent: nested where the latent is nested."""
         return unpacked(tensor, self.latent["samples"])
+
+
+def _answered(guider: Any, call: Call) -> torch.Tensor:
+    """The model's answer to one call alone, with random numbers from where its caller is."""
+    device = guider.model_patcher.load_device
+    if call.random is not None:
+        restore_random(device, call.random)
+    answer: torch.Tensor = guider(call.x, call.sigma, model_options=call.model_options, seed=call.seed)
+    if call.random is not None:
+        call.random = random_states(device)
+    return answer
+
 
 def _first_line(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0] if error else "its answer does not depend on its input"

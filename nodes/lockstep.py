@@ -17,6 +17,9 @@ from typing import Any
 import comfy.model_management
 import torch
 
+#: The states of the global generators of the CPU and of the device.
+RandomStates = tuple[torch.Tensor, torch.Tensor | None]
+
 
 @dataclass
 class Call:
@@ -26,6 +29,7 @@ class Call:
     sigma: torch.Tensor
     model_options: dict[str, Any]
     seed: int | None
+    random: RandomStates | None = None  # where the caller is in the global generators, from where the model goes on
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -92,10 +96,10 @@ class _Row:
 
     def _pause(self, call: Call) -> torch.Tensor:
         # some samplers draw from the global generator: each row keeps its own place in it
-        states = _random_states(self._device)
+        call.random = random_states(self._device)
         self._outbox.put(call)
         out = self._receive()
-        _restore_random(self._device, states)
+        restore_random(self._device, call.random)
         return out
 
     def _main(self) -> None:
@@ -108,11 +112,11 @@ class _Row:
         self._outbox.put(event)
 
 
-def _random_states(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+def random_states(device: torch.device) -> RandomStates:
     return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
 
-def _restore_random(device: torch.device, states: tuple[torch.Tensor, torch.Tensor | None]) -> None:
+def restore_random(device: torch.device, states: RandomStates) -> None:
     torch.set_rng_state(states[0])
     if states[1] is not None:
         torch.cuda.set_rng_state(states[1], device)

@@ -9,6 +9,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 from typing import Any
 
 import torch
+from comfy.clip_vision import Output
 
 #: Conditioning that the host mixes with noise of the sampler's own seed, so it differs between candidates.
 SEEDED = frozenset({"noise_augmentation", "unclip_conditioning", "minimax_refs", "minimax_keyframes"})
@@ -19,7 +20,9 @@ GUIDERS = ("comfy.samplers", "nodes_custom_sampler")
 #: What a guider may do its own way.
 GUIDER_METHODS = ("__call__", "outer_predict_noise", "predict_noise", "inner_sample", "outer_sample", "sample")
 #: Packages whose objects guidance functions hold to read from them.
-READ_ONLY = frozenset({"builtins", "comfy", "torch"})
+READ_ONLY = frozenset({"builtins", "comfy", "logging", "torch"})
+#: What a function writes to in order to remember.
+KEEPERS = (list, dict, set, bytearray, torch.Tensor)
 #: Instructions and methods that write to what a function holds.
 WRITING = frozenset({"STORE_SUBSCR", "DELETE_SUBSCR", "STORE_SLICE"})
 WRITERS = frozenset({
@@ -37,34 +40,58 @@ def keeps_memory(function: Any) -> bool:
 
 
 def may_keep_memory(function: Any) -> bool:
-    """Whether one call of a guidance function may change the next; so too of what cannot be looked into."""
-    return _may_change(function, False, set())
+    """Whether one call of a patch function may change the next; so too of what cannot be looked into."""
+    seen, waiting, writes, keeps = set(), [function], False, False
+    while waiting:
+        held = waiting.pop()
+        if id(held) in seen:
+            continue
+        seen.add(id(held))
+        if _changes(held):
+            return True
+        # whoever writes may have been handed what another holds
+        writes = writes or (isinstance(held, FunctionType) and not is_of_host(held) and _writes(held.__code__))
+        keeps = keeps or isinstance(held, KEEPERS)
+        waiting += _reached(held)
+    return writes and keeps
 
 
-def _may_change(held: Any, written: bool, seen: set[int]) -> bool:
-    """Whether what a function holds may differ in its next call. `written`: it writes to something in its reach."""
-    if id(held) in seen:
-        return False
-    seen.add(id(held))
-    if isinstance(held, partial):
-        return any(_may_change(each, written, seen) for each in (held.func, *held.args, *held.keywords.values()))
-    if isinstance(held, MethodType):
-        return _may_change(held.__self__, True, seen) or _may_change(held.__func__, written, seen)
+def _changes(held: Any) -> bool:
+    """Whether something changes itself, as far as can be known."""
     if isinstance(held, FunctionType):
-        return _assigns(held.__code__) or any(_may_change(each, _writes(held.__code__), seen) for each in _held(held))
-    if isinstance(held, list | dict | set | bytearray | torch.Tensor):
-        return written
-    if isinstance(held, type | ModuleType | BuiltinFunctionType):
+        return keeps_memory(held) if is_of_host(held) else _assigns(held.__code__)
+    if isinstance(held, (*KEEPERS, partial, MethodType, type, ModuleType, BuiltinFunctionType)):
         return False
-    return type(held).__module__.partition(".")[0] not in READ_ONLY
+    return _package(type(held)) not in READ_ONLY
+
+
+def _reached(held: Any) -> list[Any]:
+    """What something holds."""
+    if isinstance(held, partial):
+        return [held.func, *held.args, *held.keywords.values()]
+    if isinstance(held, MethodType):
+        return [held.__self__, held.__func__]
+    return _held(held) if isinstance(held, FunctionType) else []
+
+
+def is_of_host(thing: Any) -> bool:
+    """Whether a function or class is one of ComfyUI's own; a server knows those of its nodes by their path."""
+    return _package(thing) in ("comfy", "comfy_api") or "comfy_extras" in str(thing.__module__)
 
 
 def _held(function: FunctionType) -> list[Any]:
-    """What a function reaches beside its arguments: what it closes over, its defaults, its module's lists and dicts."""
+    """What a function reaches beside its arguments: what it closes over, its defaults, what its module holds."""
     closed = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
     defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    of_module = [function.__globals__.get(name) for name in function.__code__.co_names]
-    return [*closed, *defaults, *(each for each in of_module if isinstance(each, list | dict | set | torch.Tensor))]
+    names = {name for code in _codes(function.__code__) for name in code.co_names}
+    of_module = [function.__globals__[name] for name in sorted(names) if name in function.__globals__]
+    mine = [each for each in of_module if not isinstance(each, FunctionType) or _package(each) == _package(function)]
+    return [*closed, *defaults, *mine]
+
+
+def _package(thing: Any) -> str:
+    """The package that a function or class is from; of the nodes of a pack, a server knows it by its path."""
+    return str(thing.__module__).partition(".")[0]
 
 
 def _filled(cell: Any) -> bool:
@@ -133,10 +160,22 @@ def repeats_alike(cond: dict[str, Any], rows: int) -> bool:
     """Whether a cond gives every candidate of `rows` rows the same when it is tiled over several candidates."""
     if any(cond.get(name) for name in SEEDED):
         return False
+    # these the host stretches over all rows instead: 1, 1, 2, 2 and not 1, 2, 1, 2
+    if any(each.shape[0] > 1 for name in cond if name.startswith("concat_") for each in _tensors(cond[name])):
+        return False
     values = [*cond.values()]
     control = cond.get("control")
     while control is not None:
         values += [getattr(control, "cond_hint_original", None), getattr(control, "extra_concat_orig", None)]
         control = getattr(control, "previous_controlnet", None)
-    tensors = [each for value in values for each in (value if isinstance(value, list | tuple) else [value])]
-    return all(rows % each.shape[0] == 0 for each in tensors if isinstance(each, torch.Tensor) and each.ndim > 1)
+    return all(rows % each.shape[0] == 0 for each in _tensors(values))
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors with rows in a cond's value: in lists, dicts and what CLIP Vision made of pictures too."""
+    if isinstance(value, torch.Tensor) and value.ndim > 1:
+        yield value
+    held = vars(value) if isinstance(value, Output) else value
+    if isinstance(held, list | tuple | dict):
+        for each in held.values() if isinstance(held, dict) else held:
+            yield from _tensors(each)

@@ -68,6 +68,10 @@ class Rehearsal:
         still, wiggly = (len(self._calls(sigmas, wave)) for wave in (0.0, 1.0))
         return still if still == wiggly else None
 
+    def asked_at(self, sigmas: torch.Tensor) -> torch.Tensor:
+        """The sigmas at which the sampler asks the model along these, which may lie between them."""
+        return torch.stack([call.sigma.flatten()[0] for call in self._calls(sigmas, 0.0)])
+
     @or_else(False)
     def pauses_exactly(self) -> bool:
         """Whether a row that stops in the middle and goes on ends as if it had not: not where a sampler remembers steps

@@ -36,9 +36,10 @@ def _memory_required(guider: Any, shape: Sequence[int], rows: int) -> float:
 
 def _free_memory(guider: Any) -> float:
     """What is left on the device for forwards once all is loaded that they use, such as ControlNets."""
-    patcher, host = guider.model_patcher, comfy.model_management
+    patcher = guider.model_patcher
     beside, inference = comfy.sampler_helpers.get_additional_models(guider.original_conds, patcher.model_dtype())
     used = {id(each): each for each in (patcher, *beside, *patcher.get_nested_additional_models())}.values()
     not_loaded = sum(each.model_size() - each.loaded_size() for each in used)
-    free: float = host.get_free_memory(patcher.load_device) - host.extra_reserved_memory()
+    # asked of the patcher: some of what its weights take, the host gives back to forwards
+    free: float = patcher.get_free_memory(patcher.load_device) - comfy.model_management.extra_reserved_memory()
     return free - not_loaded - inference

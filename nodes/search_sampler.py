@@ -49,9 +49,9 @@ def search_inputs() -> list[io.Input]:
         io.Int.Input("patience", default=0, min=0, max=100000, optional=True,
                      tooltip="Stop after so many images in a row without a better one. 0 = off."),
         io.Int.Input("batch_size", default=0, min=0, max=1024, optional=True,
-                     tooltip="Candidates per model call. 0 = your own candidate alone, then what fits by ComfyUI's "
-                     "estimate, up to 4, and one by one with a target_score. It is halved when memory runs out, and "
-                     "never changes which candidates are tried."),
+                     tooltip="Candidates per model call. 0 = what fits by ComfyUI's estimate, up to 4, and one by one "
+                     "with a target_score; where images are rendered whole, your own candidate comes first, alone. It "
+                     "is halved when memory runs out, and never changes which candidates are tried."),
         io.Int.Input("top_k", default=4, min=1, max=256, optional=True,
                      tooltip="How many images to return, best first."),
         sockets.NoiseCandidates.Input("candidates", optional=True,
@@ -181,7 +181,7 @@ def as_ksampler(
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
-    return guider, comfy.samplers.sampler_object(sampler_name), stock.sigmas
+    return guider, comfy.samplers.sampler_object(stock.sampler), stock.sigmas
 
 
 class SearchSamplerAdvanced(io.ComfyNode):
@@ -229,7 +229,7 @@ def search_with(
     text_inputs: tuple[str, ...],
     vae: Any = None,
     verifier: Any = None,
-    prompt: str = "",
+    prompt: str | None = "",
     max_candidates: int = 16,
     max_nfe: int = 0,
     max_seconds: float = 0.0,
@@ -274,6 +274,7 @@ def search_with(
             f"algorithm: {algorithm.name} takes the gradient of the score back to the start noise, and {refusal}; or "
             "use Search: Random or Search: Zero-Order, which need none"
         )
+    prompt = prompt or ""  # a wire may bring nothing
     if not prompt.strip() and any(getattr(v, "needs_prompt", True) for v in (verifier, held_out) if v is not None):
         prompt = prompt_of(node.hidden.dynprompt, node_id, text_inputs)
     with LiveSearch(node_id, part) as live:

@@ -21,7 +21,8 @@ class Budget:
         for name in ("candidates", "nfe", "seconds", "patience"):
             value = getattr(self, name)
             if not value >= 0:
-                raise SearchError(f"budget: got {name}={value}; expected 0 (off) or more")
+                widget = name if name == "patience" else f"max_{name}"
+                raise SearchError(f"budget: got {widget}={value:g}; expected 0 (off) or more")
         if not (self.candidates or self.nfe or self.seconds or self.patience):
             got = f"only a target score of {self.target:g}" if self.target else "every limit at 0"
             raise SearchError(

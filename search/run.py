@@ -51,7 +51,7 @@ def run(
     the host passes through.
     """
     if top_k < 1 or batch < 0:
-        raise SearchError(f"got top_k={top_k}, batch={batch}; expected top_k >= 1 and a batch size of 0 (auto) or more")
+        raise SearchError(f"got top_k={top_k}, batch_size={batch}; expected top_k >= 1 and batch_size 0 (auto) or more")
     early = judging.early_times(verifier)
     if early and algorithm.acts_midway:
         raise SearchError(
@@ -83,7 +83,7 @@ def run(
     candidate_nfe = cost(sampler.sigmas)
     if budget.nfe and candidate_nfe and budget.nfe < candidate_nfe:
         raise SearchError(
-            f"budget: got nfe={budget.nfe}; one candidate takes {candidate_nfe}: raise max_nfe or lower the steps"
+            f"budget: got max_nfe={budget.nfe}; one candidate takes {candidate_nfe}: raise max_nfe or lower the steps"
         )
     plan = Plan(
         sampler.sigmas, sampler.time, sampler.sigma, sampler.coefficients,

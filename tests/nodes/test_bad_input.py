@@ -38,11 +38,13 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "a NaN latent": ({"latent_image": NAN_LATENT}, "latent_image"),
     "no limit": ({"max_candidates": 0}, "budget"),
     "only a target": ({"max_candidates": 0, "target_score": 1.0}, "budget"),
-    "a negative budget": ({"max_nfe": -1}, "budget"),
-    "a budget below one candidate": ({"max_candidates": 0, "max_nfe": 3}, "nfe"),
+    "a negative budget": ({"max_nfe": -1}, "budget: got max_nfe=-1"),
+    "a budget below one candidate": ({"max_candidates": 0, "max_nfe": 3}, "got max_nfe=3"),
+    "a negative batch size": ({"batch_size": -3}, "batch_size=-3"),
     "denoise 0": ({"denoise": 0.0}, "denoise"),
     "top_k 0": ({"top_k": 0}, "top_k"),
     "an empty prompt and nothing upstream": ({"verifier": load_exact_judge()}, "prompt"),
+    "a prompt that a wire does not bring": ({"verifier": load_exact_judge(), "prompt": None}, "prompt"),
     "a prompt that the judge cannot read": ({"verifier": load_exact_judge(), "prompt": "a cat"}, "."),
 }
 

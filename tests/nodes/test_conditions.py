@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.clip_vision
 import comfy.controlnet
 import comfy.hooks
 import comfy.nested_tensor
@@ -135,6 +136,48 @@ def cases() -> dict[str, Any]:
         ),
         "hooks": (flow, {"positive": hooked(flow)}),
         "reference latents": (tiny.flux(), {"positive": references()}),
+        "one video of three frames": (tiny.svd(), {**first_frame(), "latent_image": four_channels(3)}),
+        "two pictures to fill": (tiny.flux_fill(), to_fill(2)),
+        "a picture to fill": (tiny.flux_fill(), to_fill(1)),
+        "three pictures seen": (
+            tiny.wan(in_dim=36, model_type="i2v"),
+            {"positive": seen(3), "latent_image": tiny.video_latent()},
+        ),
+    }
+
+
+def first_frame() -> dict[str, Any]:
+    """The conditioning of a video that begins with a picture."""
+    generator = torch.Generator().manual_seed(6)
+    text, picture = torch.randn(1, 2, 16, generator=generator), torch.randn(1, 4, 8, 8, generator=generator)
+    told = {"motion_bucket_id": 127, "fps": 6, "augmentation_level": 0.0}
+    return {
+        "positive": [[text, {**told, "concat_latent_image": picture}]],
+        "negative": [[0 * text, {**told, "concat_latent_image": 0 * picture}]],
+    }
+
+
+def four_channels(batch: int) -> dict[str, Any]:
+    return {"samples": torch.zeros(batch, 4, 8, 8)}
+
+
+def seen(count: int) -> list[Any]:
+    """A text beside what CLIP Vision made of pictures."""
+    made = comfy.clip_vision.Output()
+    made["penultimate_hidden_states"] = torch.randn(count, 5, 1280, generator=torch.Generator().manual_seed(9))
+    return node_helpers.conditioning_set_values(tiny.conditioning(1), {"clip_vision_output": made})
+
+
+def to_fill(count: int) -> dict[str, Any]:
+    """Different pictures with different masks, as InpaintModelConditioning writes them."""
+    pictures = torch.randn(count, 16, 8, 8, generator=torch.Generator().manual_seed(5))
+    masks = torch.zeros(count, 1, 64, 64)
+    masks[0, ..., 32:], masks[-1, ..., :32] = 1.0, 1.0
+    beside = {"concat_latent_image": pictures, "concat_mask": masks}
+    texts = {"positive": tiny.conditioning(1), "negative": tiny.conditioning(2)}
+    return {
+        **{name: node_helpers.conditioning_set_values(text, beside) for name, text in texts.items()},
+        "latent_image": {"samples": pictures.clone(), "noise_mask": masks},
     }
 
 
@@ -364,11 +407,42 @@ def in_a_list() -> Any:
     return lambda args: memory.append(args["denoised"]) or sum(memory) / len(memory)
 
 
+def in_a_list_by_a_helper() -> Any:
+    """Read by the function itself, which comes first, and written by another that it holds."""
+    memory: list[torch.Tensor] = []
+
+    def remember(x: torch.Tensor) -> None:
+        memory.append(x)
+
+    def function(args: dict[str, Any]) -> torch.Tensor:
+        remember(args["denoised"])
+        return sum(memory) / len(memory)
+
+    return function
+
+
+OF_MODULE = {"last": 0.0}
+OBJECT_OF_MODULE = Momentum()
+
+
+def remember_in_module(x: Any) -> None:
+    OF_MODULE["last"] = x
+
+
+def reads_a_dict_of_its_module(args: dict[str, Any]) -> torch.Tensor:
+    remembered = 0.5 * OF_MODULE["last"] + args["denoised"]
+    remember_in_module(remembered)
+    return remembered
+
+
 MEMORIES = {
     "an object": Momentum,
     "a method": lambda: Momentum().method,
     "a dict": in_a_dict,
     "a list": in_a_list,
+    "a list that a helper writes": in_a_list_by_a_helper,
+    "a dict of its module that a helper writes": lambda: reads_a_dict_of_its_module,
+    "an object of its module": lambda: lambda args: OBJECT_OF_MODULE(args),
     "a function in a function": lambda: (lambda inner: lambda args: inner(args))(in_a_dict()),
 }
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
 import comfy.controlnet
+import comfy.memory_management
 import comfy.model_management
+import comfy.model_patcher
 import comfy.samplers
 import node_helpers
 import pytest
@@ -115,6 +118,17 @@ def test_the_largest_micro_batch_follows_the_hosts_memory_estimate(monkeypatch: 
     assert port.micro_batch() == 3
     monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_: 0)
     assert port.micro_batch() == 1
+
+
+def test_memory_that_the_host_gives_back_to_forwards_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.sd3()
+    port = port_of(tiny.guider(model))
+    fits(monkeypatch, model.model.memory_required([2, 16, 8, 8]), model)
+    assert port.micro_batch() == 1
+    pages = types.SimpleNamespace(vbars_analyze=lambda device: 2**40)  # of weights, by the host's dynamic VRAM
+    monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
+    monkeypatch.setattr(comfy.model_patcher, "comfy_aimdo", types.SimpleNamespace(model_vbar=pages), raising=False)
+    assert port.micro_batch() == 4
 
 
 def test_reference_latents_take_the_memory_that_the_host_asks_for_when_it_samples_with_them(

@@ -177,6 +177,22 @@ def test_files_go_to_the_first_folder_of_extra_model_paths(
     assert run("Two: two/vocab.txt").args[0] == [str(tmp_path / "big disk/two/vocab.txt")]
 
 
+def test_a_file_that_is_in_another_folder_does_not_come_again(
+    two_files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "verifiers", ([str(first), str(second)], set()))
+    (second / "two").mkdir(parents=True)
+    (second / "two" / "model.bin").write_bytes(CONTENT["/model.bin"])
+    output = run()
+    assert output.args[0] == [str(second / "two" / "model.bin"), str(first / "two" / "vocab.txt")]
+    assert "was there already" in output.ui["text"][0] and not (first / "two" / "model.bin").exists()
+    # one that is not whole is complained about where it is
+    (second / "two" / "model.bin").write_bytes(b"other")
+    with pytest.raises(SearchError, match="second"):
+        run()
+
+
 def test_comfyui_shows_the_sentence_of_a_missing_file_and_a_licence_ends_no_workflow(server: HostServer) -> None:
     file = "HPSv2/HPS_v2.1_compressed.pt"
     [source] = offers()[f"{VERIFIERS['hps'].name}: {file}"]

@@ -206,3 +206,18 @@ def test_calls_with_foreign_model_options_do_not_share_a_forward() -> None:
     assert merged_options([call(shared), call(shared)]) is shared
     assert merged_options([call(shared), call({"transformer_options": {}})]) is None
     assert merged_options([call(shared), call({**shared, "extra": 1})]) is None
+
+
+@pytest.mark.parametrize("sampler_name", ["euler", "euler_ancestral", "heun"])
+def test_a_model_that_draws_random_numbers_draws_those_of_every_candidate_alone(sampler_name: str) -> None:
+    def wrapper(apply: Any, args: dict[str, Any]) -> torch.Tensor:
+        return apply(args["input"], args["timestep"], **args["c"]) * (0.5 + torch.rand(1))
+
+    model = tiny.sd3()
+    model.set_model_unet_function_wrapper(wrapper)
+    settings = {"sampler_name": sampler_name, "cfg": 1.0}
+    out = tiny.search(model, max_candidates=5, batch_size=3, top_k=5, **settings)
+    assert any("one candidate at a time (it draws random numbers)" in note for note in out.args[5].notes)
+    for kept in out.args[5].top:
+        expected = tiny.stock(model, kept.evaluation.seed, **settings)
+        assert tiny.difference({"samples": kept.row.x}, expected) <= 1e-5

@@ -6,6 +6,7 @@ from typing import Any
 
 import comfy.hooks
 import comfy.samplers
+import node_helpers
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
@@ -254,15 +255,33 @@ def test_a_patch_is_told_of_the_whole_schedule_while_a_row_pauses() -> None:
     assert whole == [*sigmas[:3], pytest.approx(0.1), 0.0]
 
 
-@pytest.mark.parametrize("sampler_name", ["euler", "heun"])
-@pytest.mark.parametrize("starts", [(0.0, 0.3, 0.6), (0.0, 0.3, 0.35)])
-def test_a_pause_does_not_turn_back_the_keyframes_of_a_hook(sampler_name: str, starts: tuple[float, ...]) -> None:
+@pytest.mark.parametrize(
+    ("sampler_name", "starts", "steps", "active"),
+    [
+        ("euler", (0.0, 0.3, 0.6), 1, None),
+        ("heun", (0.0, 0.3, 0.35), 1, None),
+        ("euler", (0.0, 0.3, 0.35), 2, None),
+        ("dpm_2", (0.05, 0.1, 0.15), 2, None),
+        ("euler", (0.05, 0.1, 0.15), 1, (0.4, 1.0)),
+        ("dpm_2", (0.05, 0.1, 0.15), 2, (0.4, 1.0)),
+        ("heun", (0.05, 0.1, 0.15), 2, (0.0, 0.5)),
+    ],
+)
+def test_a_pause_does_not_turn_back_the_keyframes_of_a_hook(
+    sampler_name: str, starts: tuple[float, ...], steps: int, active: tuple[float, float] | None
+) -> None:
+    """`steps`: that a keyframe is guaranteed; `active`: from where to where its cond takes part."""
     model = tiny.sd3()
     positive, frames = hooked(model), comfy.hooks.HookKeyframeGroup()
     for strength, percent in zip((5.0, -3.0, 2.0), starts, strict=True):
-        frames.add(comfy.hooks.HookKeyframe(strength, percent))
+        frames.add(comfy.hooks.HookKeyframe(strength, percent, steps))
     for hook in positive[0][1]["hooks"].hooks:
         hook.hook_keyframe = frames
+    if active is not None:
+        part = node_helpers.conditioning_set_values(
+            positive, dict(zip(("start_percent", "end_percent"), active, strict=True))
+        )
+        positive = [*tiny.conditioning(7), *part]
     guider = tiny.guider(model)
     guider.set_conds(positive, tiny.conditioning(2))
     kind = comfy.samplers.sampler_object(sampler_name)

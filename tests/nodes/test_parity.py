@@ -163,3 +163,9 @@ def test_the_noise_of_a_random_winner_is_stock_random_noise() -> None:
     out = tiny.search(tiny.model_of("flow"), max_candidates=5)
     expected = Noise_RandomNoise(out.args[3]).generate_noise(tiny.latent())
     assert torch.equal(out.args[2].generate_noise(tiny.latent()), expected) and out.args[2].seed == out.args[3]
+
+
+def test_a_sampler_that_comfyui_does_not_know_is_the_one_that_it_takes_instead() -> None:
+    widgets = {"sampler_name": "nope", "scheduler": "nope"}
+    out = tiny.search(tiny.sd3(), max_candidates=1, **widgets)
+    assert tiny.difference(out.args[0], tiny.stock(tiny.sd3(), 11, **widgets)) == 0.0

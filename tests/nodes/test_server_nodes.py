@@ -104,7 +104,7 @@ def test_a_budget_without_a_limit_is_refused(server: HostServer) -> None:
 
 
 def test_a_budget_too_small_for_one_candidate_is_refused(server: HostServer) -> None:
-    assert "budget: got nfe=3; one candidate takes 4" in refusal(server, search_graph(max_nfe=3))
+    assert "budget: got max_nfe=3; one candidate takes 4" in refusal(server, search_graph(max_nfe=3))
 
 
 def test_an_unknown_verifier_is_refused_with_the_known_ones(server: HostServer) -> None:

@@ -11,11 +11,14 @@ import comfy.ldm.cogvideo.model as cogvideo
 import comfy.ldm.flux.model as flux_model
 import comfy.ldm.modules.diffusionmodules.mmdit as mmdit
 import comfy.ldm.wan.model as wan_model
+import comfy.model_base
+import comfy.model_patcher
 import comfy.nested_tensor
 import comfy.ops
 import comfy.patcher_extension
 import comfy.samplers
 import comfy.sd
+import comfy.supported_models
 import torch
 from comfy_api.latest import io
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise, SamplerCustomAdvanced
@@ -68,11 +71,11 @@ def loaded(module: torch.nn.Module, seed: int = 0, config: dict[str, Any] | None
     return comfy.sd.load_diffusion_model_state_dict(weights_of(module, seed), metadata=metadata)
 
 
-def flux(seed: int = 0) -> Any:
+def flux(seed: int = 0, in_channels: int = CHANNELS) -> Any:
     """A Flux (flow, guidance embedding) of one double and one single block."""
     with torch.device("meta"):
         module = flux_model.Flux(
-            in_channels=CHANNELS, out_channels=CHANNELS, vec_in_dim=POOLED, context_in_dim=WIDTH, hidden_size=128,
+            in_channels=in_channels, out_channels=CHANNELS, vec_in_dim=POOLED, context_in_dim=WIDTH, hidden_size=128,
             mlp_ratio=4.0, num_heads=1, depth=1, depth_single_blocks=1, axes_dim=[16, 56, 56], theta=10000,
             patch_size=2, qkv_bias=True, guidance_embed=True, txt_ids_dims=[], operations=comfy.ops.manual_cast,
             dtype=torch.float32,
@@ -80,12 +83,12 @@ def flux(seed: int = 0) -> Any:
     return loaded(module, seed)
 
 
-def wan(seed: int = 0, **config: Any) -> Any:
-    """A Wan 2.1 text-to-video (flow, latents [B, 16, T, h, w])."""
+def wan(seed: int = 0, in_dim: int = CHANNELS, model_type: str = "t2v", **config: Any) -> Any:
+    """A Wan 2.1 (flow, latents [B, 16, T, h, w]); "i2v" with 36 channels also takes a picture."""
     with torch.device("meta"):
         module = wan_model.WanModel(
-            dim=48, ffn_dim=64, num_heads=2, num_layers=1, text_dim=WIDTH, operations=comfy.ops.manual_cast,
-            dtype=torch.float32,
+            model_type=model_type, in_dim=in_dim, dim=48, ffn_dim=64, num_heads=2, num_layers=1, text_dim=WIDTH,
+            operations=comfy.ops.manual_cast, dtype=torch.float32,
         )  # fmt: skip
     return loaded(module, seed, {"num_heads": 2, "text_dim": WIDTH, **config})
 
@@ -98,6 +101,31 @@ def cogvideox(seed: int = 0) -> Any:
             use_rotary_positional_embeddings=True, operations=comfy.ops.manual_cast, dtype=torch.float32,
         )  # fmt: skip
     return loaded(module, seed)
+
+
+def svd(seed: int = 0) -> Any:
+    """A Stable Video Diffusion (v-prediction, latents [frames, 4, h, w] that are one video)."""
+    config = comfy.supported_models.SVD_img2vid({
+        "image_size": 32, "in_channels": 8, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1],
+        "channel_mult": [1], "transformer_depth": [1], "transformer_depth_output": [1, 1],
+        "transformer_depth_middle": -2, "context_dim": 16, "num_heads": -1, "num_classes": "sequential",
+        "adm_in_channels": 768, "use_temporal_attention": True, "use_temporal_resblock": True,
+        "use_spatial_transformer": True, "use_linear_in_transformer": True, "legacy": False,
+        "extra_ff_mix_layer": True, "video_kernel_size": [3, 1, 1], "max_ddpm_temb_period": 10000,
+        "merge_strategy": "learned_with_images", "dtype": torch.float32,
+    })  # fmt: skip
+    config.unet_config["num_head_channels"] = 8  # the class's own is 64, more than this network has
+    config.set_inference_dtype(torch.float32, None)
+    model, cpu = comfy.model_base.SVD_img2vid(config, device="cpu"), torch.device("cpu")
+    weights = weights_of(model.diffusion_model, seed)
+    mixes = {name: torch.zeros_like(w) for name, w in weights.items() if name.endswith("mix_factor")}
+    model.diffusion_model.load_state_dict({**weights, **mixes})
+    return comfy.model_patcher.ModelPatcher(model.eval(), cpu, cpu)
+
+
+def flux_fill(seed: int = 0) -> Any:
+    """A Flux Fill: the Flux of `flux` that also takes a picture and a mask."""
+    return flux(seed, in_channels=96)
 
 
 def minimax_h3(seed: int = 0) -> Any:

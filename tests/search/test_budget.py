@@ -21,7 +21,8 @@ def test_a_target_alone_is_refused_because_it_may_never_be_reached() -> None:
 @pytest.mark.parametrize("name", ["candidates", "nfe", "seconds", "patience"])
 @pytest.mark.parametrize("value", [-1, float("nan")])
 def test_a_negative_limit_or_nan_is_refused_by_name(name: str, value: float) -> None:
-    with pytest.raises(SearchError, match=f"{name}={value}"):
+    widget = name if name == "patience" else f"max_{name}"
+    with pytest.raises(SearchError, match=f"got {widget}={value}"):
         Budget(**{"nfe": 100, name: value})  # type: ignore[arg-type]
 
 

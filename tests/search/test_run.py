@@ -198,7 +198,7 @@ def test_a_finished_row_asked_for_again_costs_nothing() -> None:
 
 @pytest.mark.parametrize("settings", [{"top_k": 0}, {"batch": -1}])
 def test_settings_out_of_range_are_refused(settings: dict[str, int]) -> None:
-    with pytest.raises(SearchError, match="expected top_k >= 1 and a batch size of 0"):
+    with pytest.raises(SearchError, match="expected top_k >= 1 and batch_size 0"):
         search("random", Counting(), Budget(candidates=3), **settings)
 
 
@@ -570,7 +570,7 @@ def test_a_finished_image_is_the_same_whether_its_row_paused_or_not() -> None:
 def test_an_error_of_a_budget_too_small_reads_as_one_sentence() -> None:
     with pytest.raises(SearchError) as failed:
         search(algorithm("paths"), Counting(), Budget(nfe=3))
-    expected = r"budget: got nfe=3; one candidate takes 6: raise max_nfe or lower the steps"
+    expected = r"budget: got max_nfe=3; one candidate takes 6: raise max_nfe or lower the steps"
     assert re.fullmatch(expected, str(failed.value))
 
 
