@@ -172,8 +172,8 @@ def test_pictures_in_memory_are_those_of_the_top_k_and_candidates_those_in_reach
     with_picture, remembered = [], []
     let_go = Podium._let_go
 
-    def counted(self: Podium) -> None:
-        let_go(self)
+    def counted(self: Podium, best: list[Kept]) -> None:
+        let_go(self, best)
         with_picture.append(sum(len(kept.images) > 0 for kept in self.kept.values()))
         remembered.append(len(self.kept))
         assert self.likeness is not None and self.likeness.vectors.keys() == self.kept.keys()
