@@ -17,8 +17,9 @@ resample, in favour of the yardstick. Intervals are 95 %, from a bootstrap over 
 the resampled prompts. There are none for fewer than 10 prompts.
 
 Some seeds are better than others on all prompts alike, so every prompt has a seed of its own. The first 48 prompts were
-searched with one seed for all before that was seen: as long as they are most of the table, its intervals are too
-narrow. How lucky the seeds were shows in the rows "with the searches' own seeds": best-of-N of those very noises.
+searched with one seed for all before that was seen: as long as they are most of a row, its intervals are too narrow;
+the column "own seeds" leaves them out. How lucky the seeds were shows in the rows "with the searches' own seeds":
+best-of-N of those very noises.
 
 Prompts are those of demo/prompts.txt on which nothing was tuned, then fresh ones by the demo's own generator. Diversity
 is the mean distance between the finished pictures of a search (8 x 8 means of pixels; 64 pictures at most), over that
@@ -347,23 +348,28 @@ class Found:
         """The same by the place of their prompts, where best-of-N is there too."""
         return {self.place[prompt]: r for prompt, r in self.of(method, budget).items() if prompt in self.place}
 
-    def efficiency(self, method: Method, outcome: str, budgets: Sequence[int], dearer: float = 1.0) -> str:
+    def efficiency(
+        self, method: Method, outcome: str, budgets: Sequence[int], dearer: float = 1.0, own: bool = False
+    ) -> str:
         """The factor of NFE that best-of-N needs at `budgets` for the same mean outcome; "-" where results lack.
 
-        Less where the method's NFE are `dearer` than best-of-N's.
+        Less where the method's NFE are `dearer` than best-of-N's. `own`: on prompts that have a seed of their own.
         """
-        estimate = self.estimate(method, outcome, tuple(budgets))
+        estimate = self.estimate(method, outcome, tuple(budgets), own)
         if estimate is None:
             return "-"
         least, most = bounds(CANDIDATES, [budget // STEPS for budget in budgets])
         middle, low, high = estimate
         return said((middle / dearer, low / dearer, high / dearer), least / dearer, most / dearer)
 
-    def _estimate(self, method: Method, outcome: str, budgets: tuple[int, ...]) -> Estimate | None:
-        """That factor as a number; None where results lack."""
+    def _estimate(self, method: Method, outcome: str, budgets: tuple[int, ...], own: bool) -> Estimate | None:
+        """That factor as a number; None where results lack, or are too few to compare prompts with seeds of their own
+        with the others.
+        """
         found = [self.at(method, budget) for budget in budgets]
-        places = [i for i in range(len(self.prompts)) if all(i in each for each in found)]
-        if not places:
+        shared = set(unseen_prompts(ONE_SEED)) if own else set()
+        places = [i for i, p in enumerate(self.prompts) if p not in shared and all(i in each for each in found)]
+        if len(places) < (FEWEST if own else 1):
             return None
         values = np.array([[each[i][outcome] for i in places] for each in found], dtype=float)
         return self._factor(values, self.curves[outcome], places, budgets)
@@ -445,14 +451,15 @@ class Found:
 def efficiencies(found: Found, outcome: str, title: str) -> Iterator[str]:
     """The table of efficiency by one outcome."""
     yield from (f"**{title}**: NFE that best-of-N needs for the same mean, over the budget.", "")
-    yield from header("method", "prompts", *(f"{budget} NFE" for budget in BUDGETS), "all")
+    yield from header("method", "prompts", *(f"{budget} NFE" for budget in BUDGETS), "all", "all, own seeds")
     groups = [*([budget] for budget in BUDGETS), list(BUDGETS)]
     for number, name in enumerate(yardsticks()):
         for lucky, which in ((False, name), (True, f"{name}, with the searches' own seeds")):
             cells = [found.of_sampler(number, outcome, budgets, lucky) for budgets in groups]
-            yield f"| {which} | {len(found.prompts)} | {' | '.join(cells)} |"
+            yield f"| {which} | {len(found.prompts)} | {' | '.join(cells)} | |"
     for method in found.methods:
         cells = [found.efficiency(method, outcome, budgets) for budgets in groups]
+        cells.append(found.efficiency(method, outcome, BUDGETS, own=True))
         yield f"| {method.name} | {found.count(method)} | {' | '.join(cells)} |"
     yield ""
 

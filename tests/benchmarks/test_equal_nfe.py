@@ -122,6 +122,22 @@ def test_a_method_that_finds_what_twice_the_candidates_find_has_efficiency_two()
     text = text_of("flow", found)
     assert "30 prompts" in text and text.count("| zero_order |") == 2 + len(BUDGETS)
     assert text.count("| zero_order | 30 | 2.0") == 2  # both tables of efficiency
+
+
+def test_a_column_leaves_out_the_prompts_that_share_a_seed() -> None:
+    prompts = unseen_prompts(equal_nfe.ONE_SEED + 12)
+    pools = yardstick(prompts)
+    curve = Found(pools, []).curves["score"][1]
+    records = [
+        record(PLAIN, prompt, budget, float(curve[(2 if i >= equal_nfe.ONE_SEED else 1) * budget // STEPS - 1, i]), 0.0)
+        for budget in BUDGETS
+        for i, prompt in enumerate(prompts)
+    ]
+    found = Found([*pools, *records], [PLAIN])
+    assert float(found.efficiency(PLAIN, "score", BUDGETS, own=True).split()[0]) == pytest.approx(2, abs=0.05)
+    assert float(found.efficiency(PLAIN, "score", BUDGETS).split()[0]) < 1.5
+    fewer = [r for r in records if r["prompt"] not in prompts[-3:]]
+    assert Found([*pools, *fewer], [PLAIN]).efficiency(PLAIN, "score", BUDGETS, own=True) == "-"
     assert all(panel.title == "zero_order" for panel in panels(found, "score", "y"))
 
 
