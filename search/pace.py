@@ -16,6 +16,8 @@ class Rate:
         """So many pieces took so long together; of 0, it belongs to those before."""
         if self.first is None:
             self.first = seconds / pieces
+        elif not pieces and not self.pieces:
+            self.first += seconds
         else:
             self.pieces += pieces
             self.seconds += seconds

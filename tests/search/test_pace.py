@@ -6,7 +6,8 @@ from pack.search.pace import Pace, Rate
 def test_the_first_timing_counts_for_nothing_once_there_is_another() -> None:
     rate = Rate()
     assert rate.mean is None
-    rate.add(1, 10.0)
+    rate.add(1, 9.0)
+    rate.add(0, 1.0)  # what belongs to it
     assert rate.first == 10.0 and rate.mean is None
     rate.add(4, 2.0)
     rate.add(0, 1.0)  # what belongs to those
