@@ -76,16 +76,19 @@ async function finishNow(node) {
   panel.asked = true;
   refresh();
   const finishing = [];
-  for (const id of runningIds(node)) {
-    const answer = await api.fetchApi("/noise_search/finish", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ node_id: id }),
-    });
-    if (answer.ok) finishing.push(...(await answer.json()).finishing);
+  try {
+    for (const id of runningIds(node)) {
+      const answer = await api.fetchApi("/noise_search/finish", {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify({ node_id: id }),
+      });
+      if (answer.ok) finishing.push(...(await answer.json()).finishing);
+    }
+  } finally {
+    if (!finishing.length) panel.asked = false; // it ended by itself in the meantime, or the server was not reached
+    refresh();
   }
-  if (!finishing.length) panel.asked = false; // it ended by itself in the meantime
-  refresh();
 }
 
 function addPanel(node) {
@@ -118,6 +121,8 @@ function addPanel(node) {
   const onExecuted = node.onExecuted;
   node.onExecuted = function (output, ...rest) {
     onExecuted?.call(this, output, ...rest);
+    for (const id of runningIds(node)) running.delete(id); // the news that it has ended come after its result
+    refresh();
     showOutput(node, output);
   };
 }

@@ -196,6 +196,30 @@ def test_finish_now_ends_the_search_with_a_result(opened: Opener, server: HostSe
     sync_api.expect(button).to_be_disabled()
 
 
+def test_a_result_that_overtakes_the_answer_to_finish_now_stays(opened: Opener, server: HostServer) -> None:
+    page = opened(False)
+    load(page, server, "first_search")
+    button, text = panel(page)
+    page.evaluate(
+        """(id) => {
+          const { api } = window.comfyAPI.api;
+          const nodes = { [id]: { state: "running", value: 20, max: 480 } };
+          api.dispatchEvent(new CustomEvent("progress_state", { detail: { nodes } }));
+          api.fetchApi = async () => {
+            const result = { stopped: { "finish now": 1 }, candidates: 1, nfe: 20, seconds: 1 };
+            app.rootGraph.getNodeById(id).onExecuted({ noise_search: [result] });
+            return new Response(JSON.stringify({ finishing: [String(id)] }));
+          };
+        }""",
+        SEARCH,
+    )
+    sync_api.expect(text).to_have_text("searching: 20 of 480 NFE")
+    button.click()
+    page.evaluate("() => new Promise((done) => setTimeout(done, 300))")  # whatever comes after the answer
+    sync_api.expect(text).to_contain_text("stopped by finish now", timeout=1000)
+    sync_api.expect(button).to_be_disabled()
+
+
 @pytest.mark.slow
 def test_a_cancelled_search_says_where_its_files_are(opened: Opener, server: HostServer) -> None:
     page = opened(False)
