@@ -205,7 +205,9 @@ def test_a_result_that_overtakes_the_answer_to_finish_now_stays(opened: Opener, 
           const { api } = window.comfyAPI.api;
           const nodes = { [id]: { state: "running", value: 20, max: 480 } };
           api.dispatchEvent(new CustomEvent("progress_state", { detail: { nodes } }));
-          api.fetchApi = async () => {
+          const fetchApi = api.fetchApi.bind(api);
+          api.fetchApi = async (path, ...rest) => {
+            if (path !== "/noise_search/finish") return fetchApi(path, ...rest); // the page asks for other things too
             const result = { stopped: { "finish now": 1 }, candidates: 1, nfe: 20, seconds: 1 };
             app.rootGraph.getNodeById(id).onExecuted({ noise_search: [result] });
             return new Response(JSON.stringify({ finishing: [String(id)] }));
