@@ -363,9 +363,7 @@ class Found:
         return said((middle / dearer, low / dearer, high / dearer), least / dearer, most / dearer)
 
     def _estimate(self, method: Method, outcome: str, budgets: tuple[int, ...], own: bool) -> Estimate | None:
-        """That factor as a number; None where results lack, or are too few to compare prompts with seeds of their own
-        with the others.
-        """
+        """That factor as a number; None where results lack, or those of prompts with `own` seeds are too few."""
         found = [self.at(method, budget) for budget in budgets]
         shared = set(unseen_prompts(ONE_SEED)) if own else set()
         places = [i for i, p in enumerate(self.prompts) if p not in shared and all(i in each for each in found)]

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.model_management
 import torch
 
 from ..search.errors import SearchError
@@ -23,11 +24,13 @@ class Decoder:
         """Latents [B, C, (T,) h, w] -> images [B, (T,) H, W, 3] in 0..1 on the CPU.
 
         A gradient that latents require reaches the images. Raises SearchError where the VAE is not the model's, or
-        passes no gradient.
+        passes no gradient; of several latents, memory may be why, and that is raised first.
         """
         with kept_weights(getattr(self.vae, "patcher", None)) if latents.requires_grad else nullcontext():
             images = self._decoded(latents)
         if latents.requires_grad and not images.requires_grad:
+            if len(latents) > 1:
+                raise comfy.model_management.OOM_EXCEPTION(f"{self.input} passed no gradient of {len(latents)} latents")
             raise SearchError(
                 f"{self.input}: no gradient passes through it (this kind has none, or memory ran short and it decoded "
                 "in tiles), and this search needs one: choose another algorithm, or a smaller latent"

@@ -124,8 +124,10 @@ def _found(download: Download) -> Path | None:
 
 def _folder(download: Download) -> Path:
     """The folder that has the file, or else the first, where new files go."""
-    folders = [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
-    return next((folder for folder in folders if (folder / download.path).is_file()), folders[0])
+    found = _found(download)
+    if found:
+        return found.parents[len(Path(download.path).parts) - 1]
+    return Path(folder_paths.get_folder_paths(FOLDER)[0])
 
 
 def _downloads(files: str) -> list[Download]:

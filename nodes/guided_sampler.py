@@ -198,9 +198,11 @@ class GuidedSampler:
     def cost(self, sigmas: Sequence[float]) -> int | None:
         """Forwards of one row, found by running the sampler on a scalar with a model that costs nothing."""
         key = tuple(sigmas)
+        if key == self.sigmas:
+            return self._rehearsal.whole_cost
         if key not in self._costs:
-            schedule = self.schedule if key == self.sigmas else torch.tensor(key, dtype=self.schedule.dtype)
-            self._costs[key] = self._rehearsal.cost(schedule) if len(key) > 1 else 0
+            part = torch.tensor(key, dtype=self.schedule.dtype)
+            self._costs[key] = self._rehearsal.cost(part) if len(key) > 1 else 0
         return self._costs[key]
 
     @cached_property

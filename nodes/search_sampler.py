@@ -50,8 +50,9 @@ def search_inputs() -> list[io.Input]:
                      tooltip="Stop after so many images in a row without a better one. 0 = off."),
         io.Int.Input("batch_size", default=0, min=0, max=1024, optional=True,
                      tooltip="Candidates per model call. 0 = what fits by ComfyUI's estimate, up to 4, and one by one "
-                     "with a target_score; where images are rendered whole, your own candidate comes first, alone. It "
-                     "is halved when memory runs out, and never changes which candidates are tried."),
+                     "with a target_score or in Search: Guided; where images are rendered whole, your own candidate "
+                     "comes first, alone. It is halved when memory runs out, and never changes which candidates are "
+                     "tried."),
         io.Int.Input("top_k", default=4, min=1, max=256, optional=True,
                      tooltip="How many images to return, best first."),
         sockets.NoiseCandidates.Input("candidates", optional=True,

@@ -62,7 +62,7 @@ class Driver:
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.sampler, self.verifier, self.likeness = sampler, verifier, likeness
-        self.budget, self.report, self.ledger, self.watcher = budget, report, ledger, watcher
+        self.report, self.ledger, self.watcher = report, ledger, watcher
         self.podium = Podium(verifier, likeness, top_k, report.evaluations)
         self.spending = Spending(sampler, budget, plan, report, self.podium, watcher, clock)
         self.plan = replace(plan, left=self.spending.left, timed=self.spending.timed)
@@ -105,7 +105,7 @@ class Driver:
         done: list[Row] = []
         while queue:
             self.open = list(queue)
-            self.spending.check(bool(self.open))
+            self.check()
             sigmas = self.plan.down(queue[0].sigma, self.sampler.sigmas[-1])
             moved = self.move(queue[: self.batches.affordable(sigmas)], sigmas)
             queue = queue[len(moved) :]
@@ -121,11 +121,11 @@ class Driver:
         sigmas, cost = self.sampler.sigmas, self.plan.candidate_nfe or 0
         self.spending.gradient_nfe = (1 + BACKWARD_NFE) * cost
         followed = cost + self.spending.gradient_nfe + cost  # a gradient is for the image that is made by following it
-        if self.budget.nfe and self.report.nfe + followed > self.budget.nfe:
+        if "nfe" in self.spending.passed(followed, 0):
             return self.finish([row])[0]
         row = replace(row, sigma=sigmas[0], gradient=None)
         self.open = [row]
-        self.spending.check(bool(self.open))
+        self.check()
         [moved] = self.move([row][: self.batches.affordable(sigmas)], sigmas, trail=True)
         assert moved.x is not None
         with differentiable():
@@ -135,38 +135,41 @@ class Driver:
         self.open = []
         again = self.is_candidate(row)
         [scored] = [self.as_it_stands(row)] if again else self.evaluate([moved], True, [images.detach()], began)
-        self.spending.check(bool(self.open))
+        self.check()
         scored = replace(scored, sigma=0.0, noise=self.sampler.noise(row), trail=())
         if not math.isfinite(scored.score):
             return scored
-        at_end = self.jury.slope(images, end)
+        [at_end] = self.jury.slopes([(images, end)])
         spending = self.spending
         [pulled] = self.batches.fitting(
             "model", [moved], lambda rows: [self.sampler.pull_back(rows[0], at_end, spending)]
         )
         return replace(scored, gradient=pulled)
 
-    def slopes(self, rows: list[Row]) -> list[Row]:
-        """Score rows on their x0 predictions, one at a time, each with the gradient of its score by it."""
+    def slopes(self, queue: list[Row]) -> list[Row]:
+        """Score rows on their x0 predictions, each with the gradient of its score by it."""
         done: list[Row] = []
-        for row in rows:
-            self.open = [*done, *rows[len(done) :]]
-            self.spending.check(bool(self.open))
+        while queue:
+            self.open = [*done, *queue]
+            self.check()
             estimate = self.sampler.rows_per_candidate  # has paid for the next step
-            self.spending.afford(0, 0, row.sigma, looks=len(rows) - len(done), known=estimate)
-            assert row.x0 is not None
+            self.spending.afford(0, 0, queue[0].sigma, looks=len(queue), known=estimate)
             began = self.spending.clock()
-            with differentiable():
-                clean = row.x0.clone().requires_grad_()
-                [images] = self.jury.decode([replace(row, x0=clean)])
+            ends, images = self.jury.followable(queue)
+            rows, queue = queue[: len(ends)], queue[len(ends) :]
             self.batches.unmoved()
-            [scored] = self.evaluate([row], False, [images.detach()], began)
+            scored = self.evaluate(rows, False, [shown.detach() for shown in images], began)
             began = self.spending.clock()
-            slope = self.jury.slope(images, clean) if math.isfinite(scored.score) else None
+            judged = [i for i, row in enumerate(scored) if math.isfinite(row.score)]
+            slopes = dict(zip(judged, self.jury.slopes([(images[i], ends[i]) for i in judged]), strict=True))
             self.batches.looked(0, self.spending.clock() - began, finished=False)
-            done.append(replace(scored, gradient=slope))
+            done += [replace(row, gradient=slopes.get(i)) for i, row in enumerate(scored)]
         self.open = done
         return done
+
+    def check(self) -> None:
+        """Between micro-batches: end the search if a limit is reached that needs no new image to be."""
+        self.spending.check(bool(self.open))
 
     def strays(self, row: Row, sigmas: tuple[float, ...]) -> bool:
         """Whether a row that moves along `sigmas` leaves the way that stock takes."""
@@ -189,7 +192,7 @@ class Driver:
         looks = sum(row.scout for row in queue)  # a scout that nobody looks at is for nothing
         done: list[Row] = []
         while queue:
-            self.spending.check(bool(self.open))
+            self.check()
             # anew for every micro-batch: the first may be the first to say what such rows take
             self.spending.afford(len(queue), self.spending.cost(sigmas), sigmas[-1], looks, shrink=queue[0].shrink)
             moved = self.move(queue[: self.batches.size("model")], sigmas)
@@ -205,7 +208,7 @@ class Driver:
         estimate = self.sampler.rows_per_candidate if fresh else 0
         done: list[Row] = []
         while queue:
-            self.spending.check(bool(self.open))
+            self.check()
             # anew for every micro-batch: the first looks may be the first to say what looks take
             self.spending.afford(len(queue), estimate, queue[0].sigma, looks=len(queue), shrink=queue[0].shrink)
             if fresh:
@@ -224,7 +227,7 @@ class Driver:
         self.spending.afford(len(queue), estimate, queue[0].sigma, known=estimate)
         done: list[Row] = []
         while queue:
-            self.spending.check(bool(self.open))
+            self.check()
             predicted = self.predicted(queue)
             queue = queue[len(predicted) :]
             done += predicted
@@ -242,8 +245,8 @@ class Driver:
             (row for row in [*self.open, *self.origins] if not row.scout),
             key=lambda row: (row.x is None, -row.score if math.isfinite(row.score) else math.inf),
         )
+        planned = not self.report.stopped.keys().isdisjoint(("nfe", "seconds"))
         for row in rows:
-            planned = not self.report.stopped.keys().isdisjoint(("nfe", "seconds"))
             if self.podium and (not planned or self.spending.ends(row.sigma)):
                 continue
             sigmas = self.plan.down(row.sigma, self.sampler.sigmas[-1])

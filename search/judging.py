@@ -79,7 +79,7 @@ def ask(verifier: Verifier, images: Tensor, prompt: str, early: Mapping[float, T
 
 
 def differentiable_score(verifier: Verifier, images: Tensor, prompt: str) -> Tensor:
-    """The score of one candidate with images [B, H, W, 3], which their gradient passes: the mean of theirs.
+    """The mean score of images [B, H, W, 3], which their gradient passes.
 
     Raises SearchError when none passes, and VerifierFailed as `ask` does.
     """

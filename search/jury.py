@@ -134,9 +134,7 @@ class Jury:
         if failure:
             raise SearchError(f"{failure} (on {len(rows)} candidates at once, on none alone)") from failure.__cause__
 
-    def ask(
-        self, shown: Sequence[tuple[Tensor, Mapping[float, Tensor]]], finished: bool
-    ) -> list[Opinion]:
+    def ask(self, shown: Sequence[tuple[Tensor, Mapping[float, Tensor]]], finished: bool) -> list[Opinion]:
         """Every verifier on the images of several candidates at once; a candidate's score is the mean of its images.
 
         The held-out one is spared what is not finished: nothing is made of what it would say there.
@@ -152,14 +150,28 @@ class Jury:
             answers.append([judging.mean(list(islice(parts, count))) for count in counts])
         return list(zip(*answers, strict=True))
 
-    def slope(self, images: Tensor, end: Tensor) -> Tensor:
-        """The gradient of a candidate's score by the latent that its images were decoded from."""
+    # which way it would go
 
-        def ask(shown: Sequence[Tensor]) -> list[Tensor]:
+    def followable(self, queue: Sequence[Row]) -> tuple[list[Tensor], list[Tensor]]:
+        """x0 predictions of as many rows as one micro-batch takes, and the images decoded from them, which a gradient
+        passes on its way back to them.
+        """
+        size = min(self.batches.sighted(), self.batches.size("verifier")) if self.several is False else 1
+        with differentiable():
+            rows = [replace(row, x0=_leaf(row.x0)) for row in queue[:size]]
+            images = self.batches.fitting("VAE", rows, self.sampler.decode)
+        return [row.x0 for row in rows[: len(images)] if row.x0 is not None], images
+
+    def slopes(self, ways: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """The gradients of candidates' scores by the latents that their images were decoded from; (images, latent)."""
+
+        def ask(some: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+            images, ends = zip(*some, strict=True)
             with differentiable():
-                score = judging.differentiable_score(self.verifier, _flat(shown[0]), self.prompt)
-                try:
-                    return gradient_of(score, [end], keep=True)  # there may be a second try when memory runs out
+                together = torch.cat([_flat(each) for each in images]) if len(images) > 1 else _flat(images[0])
+                score = judging.differentiable_score(self.verifier, together, self.prompt)
+                try:  # the mean of all, so each is to be weighed by their number; there may be a second try
+                    return gradient_of(score * len(some), ends, keep=True)
                 except RuntimeError as error:
                     reason = str(error).splitlines()[0]
                     raise SearchError(
@@ -167,12 +179,21 @@ class Jury:
                         f"({reason}); choose another verifier, or another search algorithm"
                     ) from error
 
-        return self.batches.fitting("verifier", [images], ask)[0]
+        found: list[Tensor] = []
+        while len(found) < len(ways):
+            found += self.batches.fitting("verifier", ways[len(found) :], ask)
+        return found
 
 
 def _flat(images: Tensor) -> Tensor:
     """Images [b, (T,) H, W, 3] of one candidate as one batch."""
     return images.reshape(-1, *images.shape[-3:])
+
+
+def _leaf(x0: Tensor | None) -> Tensor:
+    """A copy of an x0 prediction that a gradient goes back to."""
+    assert x0 is not None
+    return x0.clone().requires_grad_()
 
 
 class _Looks(Mapping[float, Tensor]):

@@ -1,4 +1,4 @@
-"""Micro-batches: how many rows go through the model, the VAE or a verifier at once. They never change a result."""
+"""Micro-batches: how many rows go through the model, the VAE or a verifier at once. Only rounding tells them apart."""
 
 from __future__ import annotations
 

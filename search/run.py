@@ -43,7 +43,8 @@ def run(
     `candidates` says where fresh noises come from; `seed` drives the search's own draws. `held_out` is scored
     and never optimised. Of the `top_k` no two have a cosine of `distinct` or more (1 = off) in the features of
     `distinct_by`, or else of the verifier, or else of thumbnails; there may be fewer then. `batch` is the micro-batch
-    (0 = the sampler's own estimate; it never changes the result). `folder` receives ledger.jsonl as it grows.
+    (0 = the sampler's own estimate; it never changes the result, except that rounding grows along the gradients of
+    `guides`, so there 0 is 1, which no other program's memory changes). `folder` receives ledger.jsonl as it grows.
     `settings` is copied into the report. `clock` tells the seconds; the computer's own if not given.
 
     Raises SearchError when the budget cannot hold one candidate, when a verifier fails (naming it and the
@@ -114,8 +115,8 @@ def run(
     ledger = Ledger(folder)
     ledger.open(report.settings)
     driver = Driver(
-        sampler, verifier, held_out, likeness, budget, prompt, plan, report, top_k, batch, ledger, watcher or Watcher(),
-        clock,
+        sampler, verifier, held_out, likeness, budget, prompt, plan, report, top_k, batch or int(algorithm.guides),
+        ledger, watcher or Watcher(), clock,
     )  # fmt: skip
     space = Space(candidates, seed, sampler.sigmas[0])
     _drive(driver, algorithm.search(space, driver.plan, **algorithm.settings))

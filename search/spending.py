@@ -123,9 +123,7 @@ class Spending:
         if reached and (self.podium or begun):
             raise Stop(reached)
 
-    def afford(
-        self, rows: int, cost: int | None, end: float, looks: int = 0, known: int = 0, shrink: int = 1
-    ) -> None:
+    def afford(self, rows: int, cost: int | None, end: float, looks: int = 0, known: int = 0, shrink: int = 1) -> None:
         """Refuse a mid-way request that would leave too little to finish one image: then it would be for nothing.
 
         `known`: NFE of the way from `end` on that the request itself pays for, as an estimate does for the next step.

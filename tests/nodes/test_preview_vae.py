@@ -38,6 +38,14 @@ class Flat(tiny.PictureVAE):
         return super().decode(samples).detach()
 
 
+class Tiled(tiny.PictureVAE):
+    """Passes a gradient of one picture alone, as ComfyUI's VAE does where memory runs short and it decodes in tiles."""
+
+    def decode(self, samples: torch.Tensor) -> torch.Tensor:
+        images = super().decode(samples)
+        return images if len(samples) == 1 else images.detach()
+
+
 class Foreign(tiny.PictureVAE):
     """Takes latents of four channels."""
 
@@ -82,6 +90,13 @@ def test_guidance_needs_the_gradient_of_the_preview_vae_alone(name: str) -> None
     assert any(o["op"] == "uphill" for e in report.finished for o in e.recipe)
     with pytest.raises(SearchError, match="^preview_vae: no gradient passes"):
         searched(name, vae=tiny.PictureVAE(), preview_vae=Flat())
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_what_passes_no_gradient_of_several_pictures_goes_one_by_one(name: str) -> None:
+    tiled, plain = (searched(name, preview_vae=vae, batch_size=4) for vae in (Tiled(), tiny.PictureVAE()))
+    assert [e.score for e in tiled.evaluations] == pytest.approx([e.score for e in plain.evaluations], abs=1e-4)
+    assert any(note.startswith("VAE: out of memory") and note.endswith("batch 2 -> 1") for note in tiled.notes)
 
 
 @pytest.mark.parametrize("name", ["pruned", "guided"])

@@ -144,7 +144,8 @@ def test_the_micro_batch_changes_nothing(name: str, flow: bool, order: int) -> N
     for batch in (1, 3, 8, 0):
         sampler = Counting(flow, order, batch=5)
         reports[batch] = search(name, sampler, Budget(nfe=400, patience=25), batch=batch, top_k=3)
-        assert sampler.largest == min(batch or 5, AT_ONCE.get(name, 8))
+        automatic = 1 if name in GUIDED else 5
+        assert sampler.largest == min(batch or automatic, AT_ONCE.get(name, 8))
     expected = reports[1]
     assert not any(e.after_stop for e in expected.evaluations) and expected.best is not None
     for report in reports.values():
@@ -377,6 +378,5 @@ def test_faults_of_memory_at_random_calls_change_nothing(name: str, flow: bool, 
         assert sampler.charged == report.nfe + report.lost_nfe
         assert report.model_rows <= sampler.rows
         label = {"denoise": "model", "decode": "VAE", "verifier": "verifier"}[phase]
-        one_by_one = AT_ONCE.get(name) == 1 or (name in GUIDED and phase != "denoise")
-        smaller = "on one candidate" if one_by_one else "->"
+        smaller = "on one candidate" if AT_ONCE.get(name) == 1 else "->"
         assert any(f"{label}: out of memory" in note and smaller in note for note in report.notes)

@@ -128,3 +128,42 @@ def test_smc_with_guidance_leaves_their_seeds_to_images_that_it_does_not_move() 
     plain = search("random", Counting(steps=1), Budget(nfe=10), linear())
     assert [e.seed for e in report.finished] == [e.seed for e in plain.finished]
     assert None not in {e.seed for e in report.finished}
+
+
+def test_a_micro_batch_is_decoded_judged_and_followed_together() -> None:
+    found = {}
+    for batch in (4, 1):
+        sampler, verifier = Counting(), linear()
+        found[batch] = report = search("guided", sampler, Budget(nfe=6 + 3 * 4 * 6), verifier, batch=batch)
+        looks, ends = len(report.evaluations) - len(report.finished), len(report.finished) - 1
+        assert (looks, ends) == (3 * 4 * 5, 3 * 4)
+        assert sampler.calls["decode"] == 1 + (looks + ends) / batch
+        assert verifier.calls == 1 + (2 * looks + ends) / batch  # a look is judged, and then followed
+    assert found[4].curve() == found[1].curve()
+
+
+@pytest.mark.parametrize("chosen", [algorithm("guided"), algorithm("smc", guidance=0.3)])
+def test_an_automatic_micro_batch_is_one_row_since_rounding_grows_along_gradients(chosen: Algorithm) -> None:
+    sampler = Counting(batch=4)
+    search(chosen, sampler, Budget(nfe=100), linear())
+    assert sampler.largest == 1
+
+
+def test_memory_that_runs_out_on_the_way_back_halves_what_goes_together() -> None:
+    class Large(Scorer):
+        """Has room for the way back of two images."""
+
+        def score(self, images: torch.Tensor, prompt: str) -> torch.Tensor:
+            if images.requires_grad and len(images) > 2:
+                raise torch.OutOfMemoryError("no memory left")
+            return super().score(images, prompt)
+
+    budget, sampler = Budget(nfe=54), Counting()
+    expected = search("guided", Counting(), budget, linear(), batch=4)
+    report = search("guided", sampler, budget, Large("linear", lambda clean: clean @ WEIGHTS), batch=4)
+    assert report.curve() == expected.curve()
+    assert [note for note in report.notes if "out of memory" in note] == [
+        "verifier: out of memory at NFE 10, batch 4 -> 2"
+    ]
+    looks = 1 + 2 * (2 * 5 - 1)  # afterwards no more are decoded than can be followed
+    assert sampler.calls["decode"] == 1 + looks + 2
