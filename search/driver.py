@@ -140,6 +140,7 @@ class Driver:
         if not math.isfinite(scored.score):
             return scored
         [at_end] = self.jury.slopes([(images, end)])
+        del images, end  # and what their gradient keeps: the way back through the model needs the room
         spending = self.spending
         [pulled] = self.batches.fitting(
             "model", [moved], lambda rows: [self.sampler.pull_back(rows[0], at_end, spending)]
@@ -164,6 +165,7 @@ class Driver:
             slopes = dict(zip(judged, self.jury.slopes([(images[i], ends[i]) for i in judged]), strict=True))
             self.batches.looked(0, self.spending.clock() - began, finished=False)
             done += [replace(row, gradient=slopes.get(i)) for i, row in enumerate(scored)]
+            del ends, images  # and all that their gradient keeps, before the next are decoded
         self.open = done
         return done
 

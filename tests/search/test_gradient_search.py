@@ -15,7 +15,7 @@ from pack.search.differentiable import differentiable, gradient_of
 from pack.search.gradient_search import away, gradient_search
 from pack.search.recipe import describe, gaussian
 from pack.search.types import Gradient, Plan, Search, finish, gradient
-from pack.tests.search.worlds import Counting, Pairs, RankMean, Scorer, first, often_nan, search, second
+from pack.tests.search.worlds import Counting, Keeping, Pairs, RankMean, Scorer, first, often_nan, search, second
 
 WEIGHTS = torch.linspace(-1, 1, 12, dtype=torch.float64)
 
@@ -32,6 +32,12 @@ def asked(reply: list[Row]) -> Algorithm:
         reply.extend((yield from gradient(space.fresh(1))))
 
     return Algorithm("once", once, needs_gradient=True)
+
+
+def test_the_way_back_through_the_decoder_is_let_go_before_the_one_through_the_model() -> None:
+    sampler = Keeping()
+    search("gradient", sampler, Budget(nfe=100), linear())
+    assert len(sampler.ways) > 2 and sampler.most_kept == 0
 
 
 def score_of(sampler: Counting, noise: Tensor, verifier: Scorer) -> float:

@@ -9,7 +9,7 @@ import torch
 
 from pack.search import Algorithm, Budget, Row, SearchError, SearchReport, algorithm
 from pack.search.types import Plan, Search, predict, slope
-from pack.tests.search.worlds import Counting, RankMean, Recorded, Scorer, first, search, second
+from pack.tests.search.worlds import Counting, Keeping, RankMean, Recorded, Scorer, first, search, second
 
 WEIGHTS = torch.linspace(-1, 1, 12, dtype=torch.float64)
 
@@ -140,6 +140,13 @@ def test_a_micro_batch_is_decoded_judged_and_followed_together() -> None:
         assert sampler.calls["decode"] == 1 + (looks + ends) / batch
         assert verifier.calls == 1 + (2 * looks + ends) / batch  # a look is judged, and then followed
     assert found[4].curve() == found[1].curve()
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_what_a_gradient_keeps_is_let_go_before_the_next_is_decoded(batch: int) -> None:
+    sampler = Keeping()
+    search("guided", sampler, Budget(nfe=30), linear(), batch=batch)
+    assert len(sampler.ways) == 4 * 5 and sampler.most_kept == 0
 
 
 @pytest.mark.parametrize("chosen", [algorithm("guided"), algorithm("smc", guidance=0.3)])

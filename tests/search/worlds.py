@@ -63,6 +63,28 @@ class Counting(MixtureSampler):
         self.freed += 1
 
 
+class Keeping(Counting):
+    """Counts images whose way back to their latent is still kept when the next are decoded, or the model's is gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ways: list[weakref.ref[Tensor]] = []
+        self.most_kept = 0
+
+    def _count(self) -> None:
+        self.most_kept = max(self.most_kept, sum(way() is not None for way in self.ways))
+
+    def decode(self, rows: Sequence[Row]) -> list[Tensor]:
+        self._count()
+        images = super().decode(rows)
+        self.ways += [weakref.ref(each) for each in images if each.requires_grad]
+        return images
+
+    def pull_back(self, row: Row, gradient: Tensor, meter: Meter) -> Tensor:
+        self._count()
+        return super().pull_back(row, gradient, meter)
+
+
 class Pairs(Counting):
     """A latent that is a batch of two: one candidate is two rows, the second starts from the first's mirror noise."""
 
