@@ -43,6 +43,7 @@ def score_plot(report: SearchReport, width: int, height: int) -> torch.Tensor:
     held_out = [(e.nfe, fmean(e.held_out.values())) for e in leads if e.held_out]
     if held_out:
         other = axes.twinx()
+        held_out.append((ends[-1], held_out[-1][1]))
         other.step(
             *zip(*held_out, strict=True), where="post", color=HELD_OUT, linestyle="--", label="held-out of the best"
         )
@@ -52,10 +53,12 @@ def score_plot(report: SearchReport, width: int, height: int) -> torch.Tensor:
     stopped = ", ".join(f"{name} {value:g}" for name, value in report.stopped.items())
     axes.set_title(
         f"{report.settings['algorithm']['name']}: {len(report.finished)} candidates"
-        + (f", stopped by {stopped}" if stopped else "")
+        + (f", stopped by {stopped}" if stopped else ""),
+        wrap=True,
     )
     if handles:
-        axes.legend(handles, labels, loc="best")
+        columns = min(len(handles), max(1, width // 160))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize="small")
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     return torch.from_numpy(pixels.astype(np.float32) / 255.0)[None]

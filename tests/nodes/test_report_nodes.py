@@ -10,9 +10,11 @@ from typing import Any
 import folder_paths
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 
 from pack import search
 from pack.nodes.report_nodes import ContactSheet, SaveSearchReport, SearchReportPlot
+from pack.nodes.report_pictures import HELD_OUT
 from pack.nodes.verifier_nodes import scored
 from pack.tests.nodes import tiny
 
@@ -54,6 +56,20 @@ def is_picture(image: torch.Tensor, height: int | None = None, width: int | None
 @pytest.mark.parametrize("kind", REPORTS)
 def test_a_plot_of_any_report(kind: str) -> None:
     assert is_picture(tiny.execute(SearchReportPlot, report=REPORTS[kind], width=480, height=320).args[0], 320, 480)
+
+
+@pytest.mark.parametrize("width", [320, 480, 960])
+@pytest.mark.parametrize("kind", REPORTS)
+def test_nothing_of_a_plot_sticks_out_at_its_sides(kind: str, width: int) -> None:
+    image = tiny.execute(SearchReportPlot, report=REPORTS[kind], width=width, height=320).args[0]
+    assert image[:, :, 0].min() == image[:, :, -1].min() == 1.0
+
+
+def test_the_held_out_score_of_the_best_is_drawn_to_the_end() -> None:
+    image = tiny.execute(SearchReportPlot, report=REPORTS["held-out"], width=960, height=540).args[0]
+    drawn = (image[0] - torch.tensor(to_rgb(HELD_OUT))).abs().amax(dim=-1) < 0.05
+    late = drawn[50:450, 780:860]  # inside the axes, before the label of the same colour
+    assert late.any(dim=0).float().mean() > 0.5  # of a dashed line
 
 
 @pytest.mark.parametrize("kind", REPORTS)
