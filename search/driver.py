@@ -156,16 +156,16 @@ class Driver:
             estimate = self.sampler.rows_per_candidate  # has paid for the next step
             self.spending.afford(0, 0, queue[0].sigma, looks=len(queue), known=estimate)
             began = self.spending.clock()
-            ends, images = self.jury.followable(queue)
-            rows, queue = queue[: len(ends)], queue[len(ends) :]
+            ways = self.jury.followable(queue)
+            rows, queue = queue[: len(ways)], queue[len(ways) :]
             self.batches.unmoved()
-            scored = self.evaluate(rows, False, [shown.detach() for shown in images], began)
+            scored = self.evaluate(rows, False, [images.detach() for images, _ in ways], began)
             began = self.spending.clock()
             judged = [i for i, row in enumerate(scored) if math.isfinite(row.score)]
-            slopes = dict(zip(judged, self.jury.slopes([(images[i], ends[i]) for i in judged]), strict=True))
+            slopes = dict(zip(judged, self.jury.slopes([ways[i] for i in judged]), strict=True))
             self.batches.looked(0, self.spending.clock() - began, finished=False)
             done += [replace(row, gradient=slopes.get(i)) for i, row in enumerate(scored)]
-            del ends, images  # and all that their gradient keeps, before the next are decoded
+            del ways  # and all that their gradient keeps, before the next are decoded
         self.open = done
         return done
 

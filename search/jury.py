@@ -20,6 +20,7 @@ from .recipe import describe
 from .types import Row, Verifier
 
 Opinion = tuple[judging.Parts, judging.Parts]  # of the verifier and of the held-out one
+Way = tuple[Tensor, Tensor]  # images, and the latent they were decoded from, which their gradient reaches
 
 
 class Jury:
@@ -139,10 +140,9 @@ class Jury:
 
         The held-out one is spared what is not finished: nothing is made of what it would say there.
         """
-        flat = [_flat(images) for images, _ in shown]
-        counts, together, early = [len(each) for each in flat], flat[0], shown[0][1]
+        counts, early = [len(_flat(images)) for images, _ in shown], shown[0][1]
+        together = _together([images for images, _ in shown])
         if len(shown) > 1:
-            together = torch.cat(flat)
             early = {time: torch.cat([images[time] for _, images in shown]) for time in early}
         answers = []
         for verifier in (self.verifier, self.held_out if finished else None):
@@ -152,24 +152,22 @@ class Jury:
 
     # which way it would go
 
-    def followable(self, queue: Sequence[Row]) -> tuple[list[Tensor], list[Tensor]]:
-        """x0 predictions of as many rows as one micro-batch takes, and the images decoded from them, which a gradient
-        passes on its way back to them.
-        """
+    def followable(self, queue: Sequence[Row]) -> list[Way]:
+        """The ways of as many rows as one micro-batch takes, from x0 predictions to images that a gradient passes."""
         size = min(self.batches.sighted(), self.batches.size("verifier")) if self.several is False else 1
         with differentiable():
-            rows = [replace(row, x0=_leaf(row.x0)) for row in queue[:size]]
+            ends = [_leaf(row) for row in queue[:size]]
+            rows = [replace(row, x0=end) for row, end in zip(queue, ends, strict=False)]
             images = self.batches.fitting("VAE", rows, self.sampler.decode)
-        return [row.x0 for row in rows[: len(images)] if row.x0 is not None], images
+        return list(zip(images, ends, strict=False))
 
-    def slopes(self, ways: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        """The gradients of candidates' scores by the latents that their images were decoded from; (images, latent)."""
+    def slopes(self, ways: Sequence[Way]) -> list[Tensor]:
+        """The gradients of candidates' scores by the latents that their images were decoded from."""
 
-        def ask(some: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        def ask(some: Sequence[Way]) -> list[Tensor]:
             images, ends = zip(*some, strict=True)
             with differentiable():
-                together = torch.cat([_flat(each) for each in images]) if len(images) > 1 else _flat(images[0])
-                score = judging.differentiable_score(self.verifier, together, self.prompt)
+                score = judging.differentiable_score(self.verifier, _together(images), self.prompt)
                 try:  # the mean of all, so each is to be weighed by their number; there may be a second try
                     return gradient_of(score * len(some), ends, keep=True)
                 except RuntimeError as error:
@@ -190,10 +188,15 @@ def _flat(images: Tensor) -> Tensor:
     return images.reshape(-1, *images.shape[-3:])
 
 
-def _leaf(x0: Tensor | None) -> Tensor:
-    """A copy of an x0 prediction that a gradient goes back to."""
-    assert x0 is not None
-    return x0.clone().requires_grad_()
+def _together(images: Sequence[Tensor]) -> Tensor:
+    """Images of several candidates as one batch; those of one are not copied."""
+    return torch.cat([_flat(each) for each in images]) if len(images) > 1 else _flat(images[0])
+
+
+def _leaf(row: Row) -> Tensor:
+    """A copy of a row's x0 prediction that a gradient goes back to."""
+    assert row.x0 is not None
+    return row.x0.clone().requires_grad_()
 
 
 class _Looks(Mapping[float, Tensor]):
