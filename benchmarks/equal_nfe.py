@@ -42,11 +42,12 @@ import argparse
 import hashlib
 import inspect
 import json
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ from .hacking import header, in_processes, shown
 from .pass_rate import CFG, RESULTS, judged, prompt_seed, read
 from .plots import Panel, Point, save_panels
 from .sets import diversity
+from .side_by_side import share, side_by_side
 from .statistics import Estimate, bounds, clustered, efficiency, of_best, rated, resamples, said
 
 FAMILIES = ("flow", "eps")
@@ -73,6 +75,8 @@ YARDSTICK, SAMPLERS = "random", ("euler", "euler_ancestral")
 CANDIDATES = 256  # of the yardstick: 8 times the largest budget
 #: The fastest micro-batch on one thread; results do not depend on it.
 BATCH = 16
+#: Prompts that are worked on at a time.
+BLOCK = 20
 #: Distances between pictures grow quadratically in number.
 COMPARED = 64
 ROUNDS = 1000
@@ -176,10 +180,11 @@ class Task:
 def tasks(
     families: Sequence[str], prompts: Sequence[str], chosen: Sequence[Method], budgets: Sequence[int]
 ) -> list[Task]:
-    """All searches, prompt by prompt, best-of-N first."""
+    """All searches, some prompts at a time so that like searches are neighbours, best-of-N first."""
     wanted = [(method, STEPS * CANDIDATES) for method in yardsticks().values()]
     wanted += [(method, budget) for method in chosen for budget in budgets]
-    return [Task(f, p, method, budget) for p in prompts for f in families for method, budget in wanted]
+    blocks = [prompts[start : start + BLOCK] for start in range(0, len(prompts), BLOCK)]
+    return [Task(f, p, method, budget) for some in blocks for f in families for method, budget in wanted for p in some]
 
 
 def results_file(family: str) -> Path:
@@ -247,9 +252,12 @@ class Finished(Watcher):
 
 
 class Worker:
-    """Does the tasks of one process."""
+    """Does tasks, one after the other.
 
-    def __init__(self) -> None:
+    `joined`: beside other workers of the process (see `side_by_side`), whose clocks would run in one another.
+    """
+
+    def __init__(self, joined: bool = False) -> None:
         from ..load_pack import import_host
 
         import_host()
@@ -259,11 +267,17 @@ class Worker:
         from ..verifiers.demo_set import demo_ensemble, demo_judge
         from ..verifiers.ensemble import VerifierEnsemble
 
-        self.clock = Clock()
-        members = [Timed(each.verifier, self.clock, {"score": "verifier"}) for each in demo_ensemble().members]
+        self.clock, self.joined = Clock(), joined
+        clip, classifier = (each.verifier for each in demo_ensemble().members)
+        if joined:
+            share(clip.module, "clip", "embed_images")
+            share(classifier.module, "classifier")
+        members = [Timed(each, self.clock, {"score": "verifier"}) for each in (clip, classifier)]
         self.ensemble, self.judge = VerifierEnsemble(members), demo_judge()
         self.load: Callable[[str], DemoWorld] = load_demo_world
         self.thin = vae.narrow(vae.load(paths.VAE)).taesd_decoder
+        if joined:
+            share(self.thin, "decoder")
         self.worlds: dict[str, DemoWorld] = {}
 
     def world(self, family: str) -> Any:
@@ -271,6 +285,8 @@ class Worker:
         if family not in self.worlds:
             self.worlds[family] = self.load(family)
             self.worlds[family].vae.first_stage_model.taesd_decoder = self.thin
+            if self.joined:
+                share(self.worlds[family].model.model.diffusion_model, family)
         return self.worlds[family]
 
     def search(self, task: Task) -> dict[str, Any]:
@@ -292,16 +308,17 @@ class Worker:
             "seed": seed, "score": round(best.score, 4), "held_out": round(judged(best.held_out), 4),
             "candidates": len(report.judged), "looks": len(report.evaluations) - len(report.finished),
             "diversity": seen.diversity and round(seen.diversity, 3),
-            "seconds": [round(each, 3) for each in (*spent, whole - sum(spent))], "made_with": task.method.made_with,
+            "made_with": task.method.made_with,
         }  # fmt: skip
+        if not self.joined:
+            record["seconds"] = [round(each, 3) for each in (*spent, whole - sum(spent))]
         if task.method.algorithm == YARDSTICK:
             rows = [(round(e.score, 3), round(judged(e.held_out), 3)) for e in report.finished]
             record["pool"] = list(zip(*rows, strict=True))  # scores, held-out scores
         return record
 
-    def work(self, wanted: Iterable[Task]) -> None:
+    def work(self, wanted: Iterable[Task], refused: set[tuple[str, str]]) -> None:
         """Do tasks and append their results. A method that refuses a budget or a sampler says why once."""
-        refused: set[tuple[str, str]] = set()
         for task in wanted:
             try:
                 record = self.search(task)
@@ -442,8 +459,8 @@ class Found:
 
     def seconds(self, records: Iterable[Mapping[str, Any]]) -> list[float]:
         """Mean processor seconds per 100 NFE of every part."""
-        spent = [[100 * each / r["nfe"] for each in r["seconds"]] for r in records]
-        return np.mean(spent, axis=0).tolist()
+        spent = [[100 * each / r["nfe"] for each in r["seconds"]] for r in records if "seconds" in r]
+        return np.mean(spent, axis=0).tolist() if spent else [math.nan] * len(PARTS)
 
 
 def efficiencies(found: Found, outcome: str, title: str) -> Iterator[str]:
@@ -569,6 +586,9 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", type=int, default=list(BUDGETS), choices=BUDGETS)
     parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS[:1]), choices=SAMPLERS)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument(
+        "--joined", type=int, default=1, help="searches side by side in a process; above 1: faster, without seconds"
+    )
     parser.add_argument("--report", action="store_true", help="write tables and plots of what is there already")
     parser.add_argument("--worker", default="", help="I/P: do every P-th task from I (used by the program itself)")
     options = parser.parse_args()
@@ -579,7 +599,9 @@ def main() -> None:
     left = [task for task in wanted if (task.family, task.key) not in done]
     if options.worker:
         index, total = map(int, options.worker.split("/"))
-        Worker().work(left[index::total])
+        mine, refused = iter(left[index::total]), set[tuple[str, str]]()
+        workers = [Worker(joined=options.joined > 1) for _ in range(options.joined)]
+        side_by_side([partial(worker.work, mine, refused) for worker in workers])
         return
     if left and not options.report:
         in_processes(options.processes, "equal_nfe", len(left))

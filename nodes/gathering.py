@@ -14,7 +14,7 @@ from ..search.differentiable import differentiable
 from ..search.guidance import LookaheadGuide
 from ..search.seeds import child_seed
 from ..search.types import Row
-from .lockstep import Call, SuspendedModel, run_in_lockstep
+from .lockstep import Call, SuspendedModel, run_in_lockstep, seed_random
 from .pull_back import Replay
 
 
@@ -73,7 +73,7 @@ class Gathered(comfy.samplers.Sampler):
         self,
         owner: Owner,
         rows: Sequence[Row],
-        random_states: Sequence[torch.Tensor],
+        random_states: Sequence[torch.Tensor | None],
         job: Callable[..., Callable[[Any], torch.Tensor]],
         keep: Mapping[int, float],
         schedule: torch.Tensor,
@@ -136,7 +136,7 @@ class Gathered(comfy.samplers.Sampler):
         ]
         guides = self._guides(noise)
         jobs = [
-            self._started(self.job(row, sigmas.clone(), each), row, state, guides.get(id(row.guide)))
+            self._started(self.job(row, sigmas.clone(), each), each.extra_args["seed"], state, guides.get(id(row.guide)))
             for row, each, state in zip(self.rows, inputs, self.random_states, strict=True)
         ]
         return jobs, inputs
@@ -152,15 +152,15 @@ class Gathered(comfy.samplers.Sampler):
     def _started(
         self,
         job: Callable[[Any], torch.Tensor],
-        row: Row,
-        state: torch.Tensor,
+        seed: int,
+        state: torch.Tensor | None,
         guide: LookaheadGuide | None,
     ) -> Callable[[Any], torch.Tensor]:
-        """The job, with the global generators where stock has them after it drew this row's noise."""
+        """The job, with the global generators where stock has them after it drew this row's noise (`state`), or at a
+        seed of their own where the row goes on from a stored state."""
 
         def run(model: Any) -> torch.Tensor:
-            torch.manual_seed(row.recipe.step_seed)
-            torch.set_rng_state(state)
+            seed_random(self.owner.guider.model_patcher.load_device, seed, state)
             return job(model if guide is None else self._guided(model, guide))
 
         return run

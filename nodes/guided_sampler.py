@@ -276,10 +276,14 @@ class GuidedSampler:
         keep: Mapping[int, float] = MappingProxyType({}),
         kind: Callable[..., Gathered] | None = None,
     ) -> tuple[Any, Gathered]:
-        noises, states = [], []
+        mask = self._mask(len(rows))
+        noises: list[torch.Tensor] = []
+        states: list[torch.Tensor | None] = []
         for row in rows:
-            noises.append(self.noise(row))
-            states.append(torch.get_rng_state())
+            under_way = row.x is not None
+            # on its way a row needs its start noise only where a mask blends it in
+            noises.append(torch.zeros_like(row.x) if under_way and mask is None else self.noise(row))
+            states.append(None if under_way else torch.get_rng_state())
         gathered = (kind or Gathered)(self, rows, states, job, keep, whole)
         samples, count = self._samples(rows[0].shrink), len(rows)
         guider = asked_as(self.guider, rows[0].recipe.beside)
@@ -290,7 +294,7 @@ class GuidedSampler:
                 samples if count == 1 else _repeated(samples, count),
                 gathered,
                 schedule.clone(),  # some samplers write into their sigmas
-                denoise_mask=self._mask(count),
+                denoise_mask=mask,
                 disable_pbar=True,
                 seed=rows[0].recipe.step_seed,
             )

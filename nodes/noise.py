@@ -27,8 +27,8 @@ class RecipeNoise:
         """Unit noise shaped as latent["samples"], on the CPU."""
         samples = latent["samples"]
         given = packed(self.given.generate_noise(latent)) if self.given is not None else None
-        # stock seeds the global generator here, and some samplers go on drawing from it
-        torch.manual_seed(self.seed)
+        if given is not None:  # stock seeds the global generator here, as `draw` does; some samplers go on from it
+            torch.manual_seed(self.seed)
 
         def draw(seed: int) -> torch.Tensor:
             return packed(comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")))
