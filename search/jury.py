@@ -17,10 +17,12 @@ from .errors import SearchError
 from .judging import VerifierFailed
 from .micro_batches import MicroBatches
 from .recipe import describe
-from .types import Row, Verifier
+from .types import NAN, Row, Verifier
 
 Opinion = tuple[judging.Parts, judging.Parts]  # of the verifier and of the held-out one
 Way = tuple[Tensor, Tensor]  # images, and the latent they were decoded from, which their gradient reaches
+#: A held-out verifier that fails so often in a row is asked no more.
+MISSES = 3
 
 
 class Jury:
@@ -37,6 +39,8 @@ class Jury:
         self.verifier, self.held_out, self.likeness, self.prompt = verifier, held_out, likeness, prompt
         self.batches, self.sampler = batches, batches.spending.sampler
         self.early = sorted(judging.early_times(verifier) | judging.early_times(held_out))  # noise shares
+        self.answered: list[str] = []  # the parts that the held-out verifier has given
+        self.missed = self.failures = 0  # how often in a row, and in all, it has failed on one candidate alone
         self.several: bool | None = None  # whether a candidate has several images, as a video has; None = not seen yet
 
     # what it sees
@@ -117,6 +121,7 @@ class Jury:
         """Parts of every row in order. When a verifier raises, it is asked one row at a time up to the bad one."""
         shown = list(zip(images, early or [{}] * len(images), strict=True))
         start, failure = 0, None
+        failures = self.failures
         while start < len(rows):
             batch = shown[start : start + 1] if failure else shown[start:]
             with Captured(VerifierFailed) as captured:
@@ -132,7 +137,7 @@ class Jury:
                 ) from captured.error.__cause__
             else:
                 failure = captured.error
-        if failure:
+        if failure and self.failures == failures:
             raise SearchError(f"{failure} (on {len(rows)} candidates at once, on none alone)") from failure.__cause__
 
     def ask(self, shown: Sequence[tuple[Tensor, Mapping[float, Tensor]]], finished: bool) -> list[Opinion]:
@@ -144,11 +149,34 @@ class Jury:
         together = _together([images for images, _ in shown])
         if len(shown) > 1:
             early = {time: torch.cat([images[time] for _, images in shown]) for time in early}
-        answers = []
-        for verifier in (self.verifier, self.held_out if finished else None):
-            parts = iter(judging.ask(verifier, together, self.prompt, early) if verifier else [{}] * len(together))
-            answers.append([judging.mean(list(islice(parts, count))) for count in counts])
+        verdicts = judging.ask(self.verifier, together, self.prompt, early)
+        held_out = self.ask_held_out(together, early, len(shown)) if finished else [{}] * len(together)
+        answers = [[judging.mean(list(islice(parts, n))) for n in counts] for parts in map(iter, (verdicts, held_out))]
         return list(zip(*answers, strict=True))
+
+    def ask_held_out(self, images: Tensor, early: Mapping[float, Tensor], candidates: int) -> list[judging.Parts]:
+        """What the held-out verifier says of the images of so many candidates.
+
+        It decides nothing, so once it has answered it ends no search: where it fails on one candidate alone, that one
+        has NaN, and after three in a row it is asked no more. Raises VerifierFailed before that.
+        """
+        if self.held_out is None:
+            return [{}] * len(images)
+        unknown = [dict.fromkeys(self.answered, NAN)] * len(images)
+        if self.missed == MISSES:
+            return unknown
+        with Captured(VerifierFailed) as captured:
+            found = judging.ask(self.held_out, images, self.prompt, early)
+            self.answered, self.missed = list(found[0]), 0
+            return found
+        error = captured.error
+        assert error is not None
+        if not self.answered or candidates > 1 or self.sampler.is_out_of_memory(error.__cause__ or error):
+            raise error
+        self.missed, self.failures = self.missed + 1, self.failures + 1
+        more = "; it was not asked any more" if self.missed == MISSES else ""
+        self.batches.spending.report.note(f"held out: {error} (at candidate {self.batches.spending.candidates}){more}")
+        return unknown
 
     # which way it would go
 
