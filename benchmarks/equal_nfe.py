@@ -131,7 +131,9 @@ class Method:
     def settings(self) -> dict[str, Any]:
         """All settings, defaults included."""
         known = list(inspect.signature(ALGORITHMS[self.algorithm]).parameters.values())[2:]
-        return {setting.name: setting.default for setting in known} | dict(self.given)
+        made = {setting.name: setting.default for setting in known} | dict(self.given)
+        # only glass has inner steps; results without it were recorded when the default of `inner` was 1
+        return made | ({"inner": 1} if "inner" in made and made["transition"] != "glass" else {})
 
     @property
     def guides(self) -> bool:

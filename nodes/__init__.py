@@ -31,7 +31,9 @@ from .download_node import DownloadVerifierFiles
 from .fid_node import SaveFIDStatistics
 from .live import register_routes
 from .model_files import register_folders
+from .pick_node import PickFromReport
 from .probe_node import SeedProbe
+from .region_node import RegionVerifierNode
 from .report_nodes import ContactSheet, SaveSearchReport, SearchReportPlot
 from .search_sampler import SearchSampler, SearchSamplerAdvanced
 from .series_node import SearchPrompts
@@ -47,6 +49,7 @@ NODES: list[type[io.ComfyNode]] = [
     AxesSearch, SeedProbe, CandidateFromRecipe,
     GradientSearch,
     GuidedSearch,
+    PickFromReport, RegionVerifierNode,
 ]  # fmt: skip
 
 

@@ -341,7 +341,9 @@ class ParticleSearch(io.ComfyNode):
                            tooltip="Randomness of ancestral, ddim and renoise."),
             io.Float.Input("rho", default=0.4, min=0.0, max=1.0, step=0.05,
                            tooltip="With glass: how alike copies stay. 1 = the same."),
-            io.Int.Input("inner", default=1, min=1, max=100, tooltip="With glass: steps of each transition."),
+            io.Int.Input("inner", default=5, min=1, max=100,
+                         tooltip="With glass: steps of each transition. Few make images that vary too little, 1 worst; "
+                         "many leave fewer places where copies part."),
             io.Float.Input("guidance", default=0.0, min=0.0, max=10.0, step=0.01,
                            tooltip="How far images also move along the gradient of their score, as in Search: Guided. "
                            "0 = not at all. Needs a verifier with a gradient, and memory for the VAE's."),
@@ -506,7 +508,9 @@ def _random_steps(start: float) -> list[io.Input]:
                        tooltip="Randomness of ancestral, ddim and renoise."),
         io.Float.Input("rho", default=0.4, min=0.0, max=1.0, step=0.05,
                        tooltip="With glass: how alike children are. 1 = the same."),
-        io.Int.Input("inner", default=1, min=1, max=100, tooltip="With glass: steps of each transition."),
+        io.Int.Input("inner", default=5, min=1, max=100,
+                     tooltip="With glass: steps of each transition. Few make images that vary too little, 1 worst; "
+                     "many leave fewer places where children part."),
     ]  # fmt: skip
 
 
@@ -546,7 +550,7 @@ class BeamSearch(io.ComfyNode):
     def execute(
         cls, beams: int = 1, width: int = 3, oversample: int = 4, shrinking: str = "exponential",
         expansion: str = "never", wide: float = 2.0, replace: float = 0.0, start: float = 0.2, end: float = 0.95,
-        transition: str = "ancestral", eta: float = 1.0, rho: float = 0.4, inner: int = 1,
+        transition: str = "ancestral", eta: float = 1.0, rho: float = 0.4, inner: int = 5,
     ) -> io.NodeOutput:  # fmt: skip
         settings = {"beams": beams, "width": width, "oversample": oversample, "shrinking": shrinking}
         settings |= {"expansion": expansion, "wide": wide, "replace": replace, "start": start, "end": end}
@@ -577,7 +581,7 @@ class RolloverSearch(io.ComfyNode):
     @classmethod
     def execute(
         cls, chains: int = 2, starts: int = 8, quota: float = 4.0, start: float = 0.0, end: float = 0.95,
-        transition: str = "ancestral", eta: float = 1.0, rho: float = 0.4, inner: int = 1,
+        transition: str = "ancestral", eta: float = 1.0, rho: float = 0.4, inner: int = 5,
     ) -> io.NodeOutput:  # fmt: skip
         settings = {"chains": chains, "starts": starts, "quota": quota, "start": start, "end": end}
         settings |= {"transition": transition, "eta": eta, "rho": rho, "inner": inner}

@@ -18,6 +18,16 @@ from . import sockets
 from .noise import RecipeNoise
 
 
+#: What each operation of MIDWAY did to a candidate.
+ON_THE_WAY = {
+    "renoise": "it was re-noised",
+    "step": "it took random steps of the search's own",
+    "guide": "it was corrected by lookaheads",
+    "uphill": "it was moved along the gradient of its score",
+    "pause": "its sampler was stopped and began anew from there",
+}
+
+
 @dataclass(frozen=True)
 class WiredCandidates:
     """What flows on a NOISE_CANDIDATES socket: the candidates, and the NOISE that their recipes start from."""
@@ -121,9 +131,10 @@ def noise_of(recipe: Recipe) -> RecipeNoise:
             "the NOISE output of that search"
         )
     if kinds & MIDWAY:
+        what = " and ".join(text for kind, text in ON_THE_WAY.items() if kind in kinds)
         raise SearchError(
-            "recipe: the search acted on this candidate on its way (it was re-noised, for example), so no start "
-            "noise makes it again; use the LATENT of the search"
+            f"recipe: the search acted on this candidate on its way ({what}), so no start noise makes it again; "
+            "use the LATENT of the search"
         )
     return RecipeNoise(recipe)
 

@@ -135,10 +135,10 @@ class Gathered(comfy.samplers.Sampler):
             Inputs(n, x, m, {**told, "seed": self._seed(row, sigmas)}, self.keep, schedule) for row, n, x, m in parts
         ]
         guides = self._guides(noise)
-        jobs = [
-            self._started(self.job(row, sigmas.clone(), each), each.extra_args["seed"], state, guides.get(id(row.guide)))
-            for row, each, state in zip(self.rows, inputs, self.random_states, strict=True)
-        ]
+        jobs = []
+        for row, each, state in zip(self.rows, inputs, self.random_states, strict=True):
+            job, seed = self.job(row, sigmas.clone(), each), each.extra_args["seed"]
+            jobs.append(self._started(job, seed, state, guides.get(id(row.guide))))
         return jobs, inputs
 
     def _guides(self, like: torch.Tensor) -> dict[int, LookaheadGuide]:

@@ -83,9 +83,8 @@ class GuidedSampler:
         self._check()
         self.rows_per_candidate = int(self.latent["samples"].shape[0])
         if self.rows_per_candidate > 1:
-            self.notes.append(
-                f"latent_image is a batch of {self.rows_per_candidate}: one candidate is all of them, scored by their mean"
-            )
+            batch = f"latent_image is a batch of {self.rows_per_candidate}"
+            self.notes.append(f"{batch}: one candidate is all of them, scored by their mean")
         self._costs: dict[tuple[float, ...], int | None] = {}
         self._rehearsal = Rehearsal(guider, sampler, self.schedule, self.coefficients(self.sigmas[0])[1])
         self.abilities = Abilities(self.guider, sampler, self.sigmas, self.latent, self._rehearsal)

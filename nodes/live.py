@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import comfy.utils
 import folder_paths
 import latent_preview
 import numpy as np
+import safetensors.torch
 import torch
 from aiohttp import web
 from comfy_execution.utils import get_executing_context
@@ -21,10 +24,14 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from server import PromptServer
 
-from ..search.report import Evaluation, SearchReport
+from ..search.report import Evaluation, Kept, SearchReport
 from ..search.watcher import Watcher
+from . import provenance
+from .pick_node import Origin
 
 PREVIEW_PIXELS = 512
+NO_WINNER = "no_winner.png"
+NEWS_SECONDS = 0.25  # the browser hears of a search no more often
 log = logging.getLogger(__name__)
 
 
@@ -83,22 +90,29 @@ def register_routes() -> None:
 
 
 class LiveSearch(Watcher):
-    """Reports one running search to ComfyUI and keeps its best image on disk. A context manager.
+    """Reports one running search to ComfyUI and keeps its best image and latent on disk. A context manager.
 
-    `part` names a folder in the node's own, for one of several searches of a node.
+    `hidden` is the node's; `part` names a folder in the node's own, for one of several searches of a node; `origin`
+    makes of a candidate what the node puts out.
     """
 
-    def __init__(self, node_id: str, part: str = "") -> None:
+    def __init__(self, hidden: Any, part: str, origin: Origin) -> None:
         context = get_executing_context()
         prompt_id = context.prompt_id if context else "no-prompt"
-        self.node_id = node_id
-        name = re.sub(r"[^\w.-]", "_", f"{prompt_id}-{node_id}")
+        self.hidden, self.part, self.origin = hidden, part, origin
+        self.node_id = str(hidden.unique_id)
+        name = re.sub(r"[^\w.-]", "_", f"{prompt_id}-{self.node_id}")
         self.folder = Path(folder_paths.get_output_directory()) / "noise_search" / name / part
-        self.bar = comfy.utils.ProgressBar(1, node_id=node_id)
-        self.has_image = False
+        self.bar = comfy.utils.ProgressBar(1, node_id=self.node_id)
+        self.best: Evaluation | None = None
+        self.images = 0
+        self.pace: float | None = None  # seconds per NFE; None while the end is not known
+        self.ends = False
+        self.untold, self.told = True, -math.inf
 
     def __enter__(self) -> LiveSearch:
         FINISH.start(self.node_id)
+        self.tell()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -106,16 +120,52 @@ class LiveSearch(Watcher):
 
     def progress(self, nfe: int, expected: int | None) -> None:
         """ComfyUI's progress bar counts NFE. Raises the host's interrupt when the user cancels."""
+        self.ends = expected is not None
         self.bar.update_absolute(nfe, max(nfe, expected or nfe + 1))
+        self.tell()
 
     def evaluated(self, evaluation: Evaluation, images: torch.Tensor, best: bool) -> None:
-        """Show and save the new best image."""
-        if best:
-            self.has_image = True
-            picture = to_picture(images.reshape(-1, *images.shape[-3:])[0])
-            with _kept_going():
-                save_picture(picture, self.folder / "best.png", {"noise_search": evaluation.record()})
-            self.bar.update_absolute(self.bar.current, self.bar.total, ("JPEG", picture, PREVIEW_PIXELS))
+        """Count the images and the time."""
+        if evaluation.candidate is not None:
+            self.images = evaluation.candidate + 1
+        self.pace = evaluation.seconds / max(1, evaluation.nfe) if self.ends else None
+        self.untold = True
+        self.tell()
+
+    def tell(self) -> None:
+        """Tell the browser that watches ComfyUI's progress what is new; later, if it has just been told something."""
+        server = getattr(PromptServer, "instance", None)
+        if server is None or not self.untold or time.monotonic() < self.told + NEWS_SECONDS:
+            return
+        self.untold, self.told = False, time.monotonic()
+        news = {
+            "node_id": self.node_id,
+            "part": self.part,
+            "images": self.images,
+            "best": self.best.score if self.best else None,
+            "seconds_per_nfe": self.pace,
+        }
+        with suppress(RuntimeError):  # a server that is going down takes no message
+            server.send_sync("noise_search.news", news, server.client_id)
+
+    def leads(self, kept: Kept) -> None:
+        """Show and save the new best."""
+        self.best = kept.evaluation
+        picture, texts = to_picture(kept.picture), provenance.texts(self.hidden, kept.evaluation)
+        latent, *_ = self.origin.outputs(kept)
+        with _kept_going():
+            save_picture(picture, self.folder / "best.png", texts)
+            save_latent(latent["samples"], self.folder / "best.latent", texts)
+            (self.folder / NO_WINNER).unlink(missing_ok=True)
+        self.bar.update_absolute(self.bar.current, self.bar.total, ("JPEG", picture, PREVIEW_PIXELS))
+
+    def nearest(self, kept: Kept) -> str | None:
+        """Save what came nearest to winning, while nothing can win."""
+        path = self.folder / NO_WINNER
+        with _kept_going():
+            save_picture(to_picture(kept.picture), path, provenance.texts(self.hidden, kept.evaluation))
+            return f"output/{path.relative_to(folder_paths.get_output_directory()).as_posix()}"
+        return None
 
     def previews(self, model: Any) -> Callable[[torch.Tensor], None] | None:
         """Shows clean estimates of a model on their way, as KSampler does, until there is an image: the best one is not
@@ -126,7 +176,7 @@ class LiveSearch(Watcher):
             return None
 
         def show(x0: torch.Tensor) -> None:
-            if not self.has_image:
+            if self.best is None:
                 preview = previewer.decode_latent_to_preview_image("JPEG", x0)
                 self.bar.update_absolute(self.bar.current, self.bar.total, preview)
 
@@ -138,6 +188,8 @@ class LiveSearch(Watcher):
 
     def keep(self, report: SearchReport) -> None:
         """Put the finished report beside the ledger."""
+        if self.best is None or self.best.id != report.top[0].evaluation.id:  # newcomers have raised an older one
+            self.leads(report.top[0])
         with _kept_going():
             (self.folder / "report.json").write_text(report.to_json(), encoding="utf-8")
 
@@ -157,11 +209,28 @@ def to_picture(image: torch.Tensor) -> Image.Image:
 
 
 def save_picture(picture: Image.Image, path: Path, texts: dict[str, Any]) -> None:
-    """Write a PNG with JSON texts; the old file stays whole until the new one is."""
+    """Write a PNG with JSON texts."""
     metadata = PngInfo()
     for key, value in texts.items():
-        metadata.add_text(key, json.dumps(value, allow_nan=False))
+        metadata.add_text(key, json.dumps(value))
+    with _replacing(path) as partial:
+        picture.save(partial, format="PNG", pnginfo=metadata, compress_level=4)
+
+
+def save_latent(samples: Any, path: Path, texts: dict[str, Any]) -> None:
+    """Write what Load Latent reads, as Save Latent does; nothing of nested latents, which neither of them knows."""
+    if samples.is_nested:
+        return
+    tensors = {"latent_tensor": samples.contiguous(), "latent_format_version_0": torch.tensor([])}
+    metadata = {key: json.dumps(value) for key, value in texts.items()}
+    with _replacing(path) as partial:
+        partial.write_bytes(safetensors.torch.save(tensors, metadata))  # its own writer hides a full disk's OSError
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Where to write a file: the old one stays whole until the new one is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    picture.save(partial, format="PNG", pnginfo=metadata, compress_level=4)
+    yield partial
     partial.replace(path)

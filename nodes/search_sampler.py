@@ -8,20 +8,21 @@ import comfy.model_management
 import comfy.samplers
 import torch
 from comfy_api.latest import io
-from comfy_execution.graph_utils import ExecutionBlocker
 
 from .. import search
 from ..search.probe import collapse
-from ..search.recipe import describe
 from ..search.report import SearchReport
 from ..search.run import run
 from ..search.space import Candidates
+from ..verifiers.notes import notes_on
 from . import sockets
 from .candidates import WiredCandidates, candidates_around
 from .guided_sampler import GuidedSampler
 from .live import FINISH, LiveSearch
-from .noise import RecipeNoise, packed
+from .noise import packed
+from .pick_node import Origin
 from .prompt_text import prompt_of
+from .provenance import announce
 
 SEED = io.Int.Input(
     "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
@@ -89,6 +90,10 @@ def search_outputs() -> list[io.Output]:
     ]
 
 
+#: What a node that searches asks ComfyUI for, beside its inputs.
+HIDDEN = [io.Hidden.unique_id, io.Hidden.dynprompt, io.Hidden.prompt, io.Hidden.extra_pnginfo]
+
+
 def search_schema(node_id: str, display_name: str, description: str, inputs: list[io.Input]) -> io.Schema:
     """A node that runs a search. Its result depends on Finish now, so equal nodes must not share one."""
     return io.Schema(
@@ -98,7 +103,7 @@ def search_schema(node_id: str, display_name: str, description: str, inputs: lis
         description=description,
         inputs=[*inputs, *search_inputs()],
         outputs=search_outputs(),
-        hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+        hidden=HIDDEN,
         not_idempotent=True,
         has_intermediate_output=True,
     )
@@ -278,43 +283,25 @@ def search_with(
     prompt = prompt or ""  # a wire may bring nothing
     if not prompt.strip() and any(getattr(v, "needs_prompt", True) for v in (verifier, held_out) if v is not None):
         prompt = prompt_of(node.hidden.dynprompt, node_id, text_inputs)
-    with LiveSearch(node_id, part) as live:
+    origin = Origin.of(port.latent, wired.given, dtype)
+    with LiveSearch(node.hidden, part, origin) as live:
         port.viewer = live.previews(guider.model_patcher)
         report = run(
             algorithm, port, verifier, budget, candidates=wired.candidates, prompt=prompt, seed=seed,
             held_out=held_out, distinct=distinct, distinct_by=distinct_by, top_k=top_k, batch=batch_size,
             folder=live.folder, watcher=live,
         )  # fmt: skip
-    report.notes += [*port.notes, *getattr(verifier, "notes", []), *collapse(report)]
+    report.origin = origin  # for Pick From Report
+    report.notes += [*port.notes, *notes_on((verifier, held_out), prompt), *collapse(report)]
     live.keep(report)
-    return search_output(report, port, wired.given, dtype)
+    announce(node.hidden, part, report)
+    return search_output(report)
 
 
-def search_output(report: SearchReport, port: GuidedSampler, given: Any, dtype: torch.dtype | None) -> io.NodeOutput:
+def search_output(report: SearchReport) -> io.NodeOutput:
     """A node's outputs from a report. What the winner does not have (a seed, a NOISE) blocks that output alone."""
-    best = report.top[0]
-    recipe = search.Recipe(best.evaluation.recipe)
-    samples = port.unpacked(best.row.x).to(comfy.model_management.intermediate_device())
-    latent = {**port.latent, "samples": samples if dtype is None else samples.to(dtype)}
-    noise: Any = RecipeNoise(recipe, given, best.row.noise)
-    if not recipe.replayable:
-        noise = ExecutionBlocker(
-            f"more than its start noise makes the winner ({describe(recipe.operations)}): use its LATENT, or "
-            "Candidate From Recipe"
-            if recipe.beside
-            else "the search acted on the winner on its way, so no start noise makes it again: use its LATENT"
-        )
-    seed: Any = recipe.seed
-    if seed is None:
-        seed = ExecutionBlocker(
-            f"KSampler does not make the winner from a seed alone ({describe(recipe.operations)}): use its "
-            "LATENT, or Candidate From Recipe"
-            if recipe.beside
-            else "the winner's noise is no plain seed: use NOISE with SamplerCustomAdvanced, or its LATENT"
-        )
-    return io.NodeOutput(
-        latent, top_images(report), noise, seed, best.evaluation.score, report, ui={"noise_search": [summary(report)]}
-    )
+    latent, noise, seed, score = report.origin.outputs(report.top[0], "the winner")
+    return io.NodeOutput(latent, top_images(report), noise, seed, score, report, ui={"noise_search": [summary(report)]})
 
 
 def top_images(report: SearchReport) -> torch.Tensor:
@@ -326,5 +313,8 @@ def top_images(report: SearchReport) -> torch.Tensor:
 def summary(report: SearchReport) -> dict[str, Any]:
     """What the node shows when the search is over. JSON only: the host does not survive anything else."""
     full = report.to_dict()
-    keys = ("stopped", "nfe", "model_rows", "seconds", "candidates", "best", "gains", "warnings", "notes")
+    keys = (
+        "stopped", "nfe", "model_rows", "seconds", "candidates", "best", "gains", "agreements", "scouting", "warnings",
+        "notes",
+    )  # fmt: skip
     return {**{key: full[key] for key in keys}, "first": full["evaluations"][0] if full["evaluations"] else None}

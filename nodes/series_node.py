@@ -15,7 +15,7 @@ from ..search.series import run_series
 from . import sockets
 from .live import FINISH
 from .prompt_text import plain
-from .search_sampler import SearchSampler, search_as_ksampler, summary
+from .search_sampler import HIDDEN, SearchSampler, search_as_ksampler, summary
 
 _SHARED = (
     "latent_image", "steps", "cfg", "sampler_name", "scheduler", "denoise", "vae", "verifier",
@@ -60,7 +60,7 @@ class SearchPrompts(io.ComfyNode):
                 io.Float.Output(display_name="scores", is_output_list=True),
                 sockets.SearchReport.Output(display_name="reports", is_output_list=True),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+            hidden=HIDDEN,
             not_idempotent=True,
             has_intermediate_output=True,
         )  # fmt: skip

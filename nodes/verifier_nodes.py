@@ -9,6 +9,7 @@ import comfy.model_management
 import comfy.sd1_clip
 import torch
 from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..search import judging
 from ..search.errors import SearchError
@@ -24,6 +25,7 @@ from .model_files import choices, path_of
 
 SOCKETS = {"image": io.Image, "clip_vision": io.ClipVision, "clip_text": io.Clip, "vlm": io.Clip}
 PORTS = {"clip_vision": HostImageTower, "clip_text": HostTextTower, "vlm": HostVisionLanguageModel}
+NO_MINIMUM = -1000000.0  # not 0: many verifiers score the mean image 0, which makes it the minimum to ask for
 
 
 def widget(setting: Any) -> io.Input:
@@ -144,29 +146,92 @@ class ScoreImages(io.ComfyNode):
             node_id="NoiseSearchScoreImages",
             display_name="Score Images",
             category=sockets.CATEGORY,
-            description="Scores a batch of images and sorts it, best first. Images that cannot be judged come last.",
+            description="Scores a batch of images and sorts it, best first. Images that cannot be judged come last. "
+            "Keeps the best alone, if it is told how many or above which score.",
             inputs=[
                 io.Image.Input("images"),
                 sockets.Verifier.Input("verifier", tooltip="What scores the images."),
                 io.String.Input("prompt", multiline=True, default="", optional=True,
                                 tooltip="What a verifier such as CLIPScore compares the images with."),
+                io.Int.Input("keep", default=0, min=0, max=100000, optional=True,
+                             tooltip="Return so many of the best, and no image that cannot be judged or is vetoed. "
+                             "0 = all."),
+                io.Float.Input("minimum", default=NO_MINIMUM, min=NO_MINIMUM, max=1000000.0, step=0.01, optional=True,
+                               tooltip="Return images that score this much or more, and none that cannot be judged or "
+                               "is vetoed. -1000000 = off."),
+                io.Latent.Input("latent", optional=True,
+                                tooltip="What the images were decoded from, one row for each: it is sorted and cut "
+                                "with them."),
             ],
             outputs=[
                 io.Image.Output(display_name="sorted"),
                 io.Float.Output(
                     display_name="scores", is_output_list=True, tooltip="In the order of the sorted images."
                 ),
-                sockets.SearchReport.Output(display_name="report"),
+                sockets.SearchReport.Output(display_name="report", tooltip="On all images, returned or not."),
+                io.Int.Output(display_name="indices", is_output_list=True,
+                              tooltip="Where the sorted images stood in the batch, from 0, in their order."),
+                io.Latent.Output(display_name="latent", tooltip="Of the sorted images, where latent is wired."),
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
-    def execute(cls, images: Any = None, verifier: Any = None, prompt: str = "") -> io.NodeOutput:
+    def execute(
+        cls, images: Any = None, verifier: Any = None, prompt: str = "", keep: int = 0, minimum: float = NO_MINIMUM,
+        latent: Any = None,
+    ) -> io.NodeOutput:  # fmt: skip
         sockets.check_verifier("verifier", verifier)
+        check_rows(latent, len(images))
         report = scored(images[..., :3].float().cpu(), verifier, prompt)
-        order = [kept.evaluation.id for kept in report.top]
-        order += [e.id for e in report.evaluations if e.id not in order]
-        return io.NodeOutput(images[order], [report.evaluations[i].score for i in order], report)
+        order = returned(report, keep, minimum)
+        scores = [report.evaluations[i].score for i in order]
+        return io.NodeOutput(images[order], scores, report, order, latent_rows(latent, order))
+
+
+def returned(report: SearchReport, keep: int, minimum: float) -> list[int]:
+    """Which images to return, best first; without a limit all, those without a score last.
+
+    Raises SearchError where a limit leaves none.
+    """
+    best = [kept.evaluation.id for kept in report.top]
+    if keep < 1 and minimum <= NO_MINIMUM:
+        return best + [e.id for e in report.evaluations if not e.can_win]
+    if not best:
+        verdicts = [e.verdict for e in report.evaluations]
+        raise SearchError(
+            f"keep, minimum: no image is left: of {len(verdicts)}, verifier {report.settings['verifier']} could not "
+            f"judge {verdicts.count('not judged')} (NaN) and vetoed {verdicts.count('vetoed')}; change the verifier or "
+            "its vetoes, or set keep to 0 and minimum to -1000000 to have them all"
+        )
+    enough = [id for id in best if minimum <= NO_MINIMUM or report.evaluations[id].score >= minimum]
+    if not enough:
+        raise SearchError(
+            f"minimum: got {minimum:g}, and the best of {len(report.evaluations)} images scores "
+            f"{report.top[0].evaluation.score:.6g}: lower minimum, or wire better images"
+        )
+    return enough[:keep] if keep > 0 else enough
+
+
+def check_rows(latent: dict[str, Any] | None, images: int) -> None:
+    """Refuse a LATENT whose rows are not those of the images."""
+    rows = images if latent is None else latent["samples"].shape[0]
+    if rows != images:
+        raise SearchError(
+            f"latent: got {rows} rows for {images} images; expected one for each: wire the LATENT that the images were "
+            "decoded from (the frames of a video have no rows of their own)"
+        )
+
+
+def latent_rows(latent: dict[str, Any] | None, rows: list[int]) -> Any:
+    """Rows of a LATENT in that order, each as the host's LatentFromBatch gives it; blocked where there is none."""
+    if latent is None:
+        return ExecutionBlocker("latent: nothing is wired to it; wire the LATENT that the images were decoded from")
+    numbers = latent.get("batch_index", range(latent["samples"].shape[0]))  # what tells the rows' noises apart
+    chosen = {**latent, "samples": latent["samples"][rows], "batch_index": [numbers[row] for row in rows]}
+    mask = latent.get("noise_mask")
+    if mask is not None and mask.shape[0] > 1:  # one mask is for all rows; too few are repeated
+        chosen["noise_mask"] = mask[[row % mask.shape[0] for row in rows]]
+    return chosen
 
 
 def scored(images: torch.Tensor, verifier: Any, prompt: str) -> SearchReport:

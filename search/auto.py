@@ -19,14 +19,16 @@ def choose(plan: Plan) -> tuple[Algorithm, str]:
     Pruned best-of-N is at or above best-of-N on every recorded reward of FLUX.1-dev and SDXL, and keeps the winner's
     plain seed; in the demo world, whose verifiers see little early, it is below. So it is for those rewards and their
     ensembles, by the curve of that model and verifier, or else by the cautious one. It needs rows that can be judged
-    on the way, and a budget that ends in model calls or seconds: where candidates are counted, what is pruned is not
-    one.
+    on the way, and a budget that ends in model calls or seconds: where candidates are counted, to a number or by
+    patience, what is pruned is not one.
     """
     if not plan.pauses:
         return _RANDOM, "this sampler, a patch on the model or the verifier needs whole trajectories"
     whole = plan.nfe / plan.candidate_nfe if plan.nfe and plan.candidate_nfe else 0
     if plan.candidates and not 0 < whole < plan.candidates:
         return _RANDOM, "candidates are counted, not model calls or seconds"
+    if not plan.nfe and not plan.seconds:
+        return _RANDOM, "patience counts candidates, and neither model calls nor seconds are limited"
     if 0 < whole < FEWEST:
         return _RANDOM, f"max_nfe holds fewer than {FEWEST} candidates"
     unknown = [name for name in plan.verifiers if name not in RECORDED]

@@ -49,7 +49,7 @@ def beam(
     transition: str = "ancestral",
     eta: float = 1.0,
     rho: float = 0.4,
-    inner: int = 1,
+    inner: int = 5,
 ) -> Search:
     """SVDD (arXiv 2408.08252) with the schedules of DSearch (arXiv 2503.02039).
 

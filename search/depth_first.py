@@ -53,7 +53,8 @@ def depth_first(
 
     The threshold "quantile" is relative, so that it fits any verifier: the `quantile` (0..1) of all scores that this
     search has seen at that step, those of the moment included, by linear interpolation. "absolute" is a score: from
-    `lowest` at the first look to `highest` at the last, linear in steps. What cannot be judged fails.
+    `lowest` at the first look to `highest` at the last, linear in steps. What cannot be judged, or is vetoed, fails;
+    where nothing at all could be judged at that step so far, it tells nothing, and all pass.
 
     When the budget is in NFE, a particle turns back only while enough is left to finish them all.
     """
@@ -71,6 +72,11 @@ def depth_first(
         if threshold == "quantile":
             return quantile_of(scores[stop], quantile)
         return lowest + (highest - lowest) * (stop - stops[0]) / max(1, stops[-1] - stops[0])
+
+    def passes(score: float, stop: int) -> bool:
+        if math.isfinite(score):
+            return score >= demanded(stop)
+        return not any(map(math.isfinite, scores[stop]))
 
     yield from finish(space.fresh(1))
     left = affordable(plan) - steps
@@ -90,7 +96,7 @@ def depth_first(
             for particle, row in zip(moving, rows, strict=True):
                 particle.row, particle.step = row, stop
                 particle.seen.setdefault(stop, []).append(row)
-                if row.score >= demanded(stop):
+                if passes(row.score, stop):
                     continue
                 if particle.turns < backtracks and left >= again:
                     left -= again

@@ -68,6 +68,7 @@ class Driver:
         self.plan = replace(plan, left=self.spending.left, timed=self.spending.timed)
         self.batches = MicroBatches(self.spending, batch)
         self.jury = Jury(verifier, held_out, likeness, prompt, self.batches)
+        self.nearest_file: str | None = None  # of what came nearest to winning, while nothing can win
         self.open: list[Row] = []  # unfinished rows that an algorithm holds
         self.origins: list[Row] = []  # judged rows that were re-noised last: worth finishing if time is up
 
@@ -276,6 +277,7 @@ class Driver:
                 f"no candidate can win: of {len(verdicts)}, verifier {self.verifier.name} could not judge "
                 f"{verdicts.count('not judged')} (NaN) and vetoed {verdicts.count('vetoed')}; "
                 "change the verifier or its veto threshold"
+                + (f"; what came nearest is in {self.nearest_file}" if self.nearest_file else "")
             )
         return self.report
 
@@ -377,5 +379,10 @@ class Driver:
             self.ledger.append(evaluation)
         except OSError as error:  # a full disk must not end the search
             self.report.note(f"the ledger could not be written: {error}")
+        if leads:
+            self.watcher.leads(self.podium.kept[evaluation.id])
+        nearest = self.podium.nearest
+        if nearest and nearest.evaluation.id == evaluation.id:
+            self.nearest_file = self.watcher.nearest(nearest)
         self.watcher.evaluated(evaluation, images, leads)
         return replace(row, x=None, x0=None, early=(), trail=()) if evaluation.candidate is not None else row

@@ -45,10 +45,27 @@ def deciding(verifier: Verifier) -> list[tuple[str, Verifier]]:
     return [(member.name, getattr(member, "verifier", member)) for member in counted]
 
 
+def scale_of(verifier: object) -> tuple[float, float] | None:
+    """Mean and standard deviation (above 0) of the scores that a verifier ships with as its `scale`, or None.
+
+    Anything else under that name is a plug-in's own and means nothing here.
+    """
+    match getattr(verifier, "scale", None):
+        case [int() | float() as mean, int() | float() as sd] if math.isfinite(mean) and 0 < sd < math.inf:
+            return float(mean), float(sd)
+    return None
+
+
 def scales(verifier: Verifier) -> dict[str, float]:
     """The standard deviations that a verifier, or the members of an ensemble that count, ship with, if any."""
-    known = {name: getattr(each, "scale", None) for name, each in deciding(verifier)}
-    return {name: float(scale[1]) for name, scale in known.items() if scale is not None}
+    known = {name: scale_of(each) for name, each in deciding(verifier)}
+    return {name: scale[1] for name, scale in known.items() if scale}
+
+
+def shared(verifier: Verifier, held_out: Verifier | None) -> list[str]:
+    """The names of what decides in both: the very same verifier, wired twice."""
+    other = {id(each) for _, each in deciding(held_out)} if held_out is not None else set()
+    return [name for name, each in deciding(verifier) if id(each) in other]
 
 
 def early_times(verifier: Verifier | None) -> set[float]:

@@ -37,7 +37,8 @@ def lidar(
     standard deviation of the lookaheads' scores counts, per number of the latent: 0.3 is the paper's 5,000 for latents
     of 4 x 64 x 64. The user's own seed is rendered first, as stock does.
 
-    Lookaheads take a `share` of the budget, MOST of them at most. Where it names no number of NFE or seconds, or the
+    Lookaheads take a `share` of the budget, two of them at least and MOST at most, and leave enough for one candidate;
+    where two and a candidate are too much, all are plain candidates. Where it names no number of NFE or seconds, or the
     price of a candidate is not known, they come in rounds, and each round's candidates are guided by all so far.
     """
     _check(plan, steps, share, scale, strength, until)
@@ -68,8 +69,9 @@ def rounds(plan: Plan, cost: float, share: float) -> Iterator[tuple[int, int]]:
     made = 0
     while (left := plan.left_after(1 + made * cost, 1)) < math.inf:
         price = plan.scout(cost)
-        wanted = min(MOST, round(share * (left + made * price) / price)) - made
-        if made + wanted < 2 or wanted < 1 or left - wanted * price < 1:
+        room = int((left - 1) / price + 1e-9)  # beside one candidate
+        wanted = min(MOST - made, max(2, round(share * (left + made * price) / price)) - made, room)
+        if made + wanted < 2 or wanted < 1:
             break
         # a few at a time where time is a limit: the next are planned by what they took
         lookaheads = min(wanted, OPEN_ROUND) if plan.seconds else wanted

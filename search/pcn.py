@@ -41,8 +41,10 @@ def pcn(
 def spread(rows: Sequence[Row]) -> float:
     """Standard deviation of the finite scores; 1 where there is none, so that a flat verifier moves freely."""
     scores = [row.score for row in rows if math.isfinite(row.score)]
-    mean = sum(scores) / max(1, len(scores))
-    return math.sqrt(sum((score - mean) ** 2 for score in scores) / max(1, len(scores))) or 1.0
+    if len(set(scores)) < 2:  # the mean of equal numbers may differ from them by rounding
+        return 1.0
+    mean = sum(scores) / len(scores)
+    return math.sqrt(sum((score - mean) ** 2 for score in scores) / len(scores)) or 1.0
 
 
 def potential(score: float, scale: float) -> float:

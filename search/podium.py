@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from copy import copy
 from dataclasses import replace
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -29,6 +32,8 @@ class Podium:
         self.kept: dict[int, Kept] = {}
         self.best: float | None = None
         self.since_best = 0
+        self.nearest: Kept | None = None  # to winning, while none can win
+        self._lenient = _without_vetoes(verifier)
 
     def __len__(self) -> int:
         """How many candidates took part so far."""
@@ -70,6 +75,10 @@ class Podium:
         self.since_best = 0 if leads else self.since_best + 1
         self._let_go(best)
         self._cut(best[:1])
+        if best:
+            self.nearest = None
+        elif self._comes_nearest(evaluation):
+            self.nearest = Kept(evaluation, _at_rest(row), images).cut
         return leads
 
     def winners(self) -> list[Kept]:
@@ -79,6 +88,16 @@ class Podium:
     def top(self) -> list[Kept]:
         """The top k as of now, best first; with a threshold, no two of them alike."""
         return self._top(ranked(self.winners()))
+
+    def _comes_nearest(self, evaluation: Evaluation) -> bool:
+        """Whether what has just entered would lead if no member had a veto; of what cannot be judged, the first."""
+        if self.nearest is None:
+            return True
+        pair = [self.nearest.evaluation, evaluation]
+        pool = dict(zip(self.pool_ids, self.pool, strict=True)) if self.pooled else {e.id: e.parts for e in pair}
+        scores = dict(zip(pool, judging.combine(self._lenient, [*pool.values()]), strict=True))
+        before, now = (scores[e.id] if math.isfinite(scores[e.id]) else -math.inf for e in pair)
+        return now > before
 
     def _top(self, best: list[Kept]) -> list[Kept]:
         """The top k of all that can win, ranked."""
@@ -113,6 +132,16 @@ class Podium:
             rescored = self.evaluations[id] = replace(self.evaluations[id], score=score)
             if id in self.kept:
                 self.kept[id] = replace(self.kept[id], evaluation=rescored)
+
+
+def _without_vetoes(verifier: Verifier) -> Verifier:
+    """The verifier as it would judge if no member of it had a veto; itself, if none has."""
+    members = getattr(verifier, "members", ())
+    if all(getattr(member, "minimum", None) is None for member in members):
+        return verifier
+    lenient: Any = copy(verifier)
+    lenient.members = [replace(member, minimum=None) for member in members]
+    return cast(Verifier, lenient)
 
 
 def _at_rest(row: Row) -> Row:

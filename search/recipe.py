@@ -61,6 +61,8 @@ FIELDS: dict[str, dict[str, type]] = {
 MIDWAY = frozenset({"renoise", "step", "guide", "uphill", "pause"})
 #: Operations beside the noise: they change how the model is asked, from the first step to the last.
 BESIDE = frozenset({"cfg", "guidance", "conditioning"})
+#: The most that Search: Axes makes of them: five times the 100 of the host's widgets for scales, 10 for a strength.
+MOST = {"cfg": ("scale", 500), "guidance": ("scale", 500), "conditioning": ("strength", 10)}
 
 
 def gaussian(like: Tensor, seed: int) -> Tensor:
@@ -211,6 +213,8 @@ class Recipe:
     @classmethod
     def from_json(cls, text: str) -> Recipe:
         """Read `to_json` back. Raises SearchError that says what is wrong and where."""
+        if not text.strip():
+            raise SearchError("recipe: it is empty; paste a recipe from a report, such as that of Save Search Report")
         try:
             operations = json.loads(text)
         except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of thousands of digits
@@ -254,10 +258,11 @@ def _checked(operations: Any, where: str) -> tuple[Operation, ...]:
             raise SearchError(f"{where}, operation {index}: got cosine={operation['cosine']}; expected -1 to 1")
         if "seed" in operation and not _is_seed(operation["seed"]):
             raise SearchError(f"{where}, operation {index}: got seed={operation['seed']}; expected 0 to 2**64 - 1")
-        for name in ("scale", "strength"):
-            if kind in BESIDE and operation.get(name, 0) < 0:
+        if kind in MOST:
+            name, most = MOST[kind]
+            if not 0 <= operation[name] <= most:
                 raise SearchError(
-                    f"{where}, operation {index} ({kind}): got {name}={operation[name]}; expected 0 or more"
+                    f"{where}, operation {index} ({kind}): got {name}={operation[name]}; expected 0 to {most}"
                 )
         if kind == "guide" and not all(map(_is_seed, operation["seeds"])):
             raise SearchError(
@@ -267,6 +272,10 @@ def _checked(operations: Any, where: str) -> tuple[Operation, ...]:
         if kind == "band":
             _check_band(operation, f"{where}, operation {index} (band)")
         if kind == "slerp":
+            if not 0 <= operation["fraction"] <= 1:
+                raise SearchError(
+                    f"{where}, operation {index} (slerp): got fraction={operation['fraction']}; expected 0 to 1"
+                )
             _checked(operation["with"], f"{where}, operation {index} (slerp, with)")
     return tuple(operations)
 
@@ -290,17 +299,17 @@ def _check_band(operation: Operation, where: str) -> None:
 
 
 def describe(operations: Sequence[Operation]) -> str:
-    """A short human name of a recipe: 'seed 7', 'seed 7, 3 moves', 're-noised 2 times' or '4 branches' behind it."""
+    """A short human name of a recipe: 'seed 7', 'seed 7, 3 moves', 're-noised once' or '4 branches' behind it."""
     first = operations[0]
     text = f"{'seed' if first['op'] == 'seed' else 'given noise'} {first['seed']}"
     moves = sum(o["op"] in ("near", "slerp", "mix", "band", "ascent") for o in operations)
     renoised = sum(o["op"] == "renoise" for o in operations)
     branches = sum(o["op"] == "step" for o in operations)
-    text += f", {moves} moves" if moves else ""
-    text += f", re-noised {renoised} times" if renoised else ""
     guides = sum(len(o["seeds"]) for o in operations if o["op"] == "guide")
-    text += f", guided by {guides} lookaheads" if guides else ""
-    text += f", {branches} branches" if branches else ""
+    text += f", {moves} move{'s' * (moves > 1)}" if moves else ""
+    text += f", re-noised {f'{renoised} times' if renoised > 1 else 'once'}" if renoised else ""
+    text += f", guided by {guides} lookahead{'s' * (guides > 1)}" if guides else ""
+    text += f", {branches} branch{'es' * (branches > 1)}" if branches else ""
     steps = [o["seed"] for o in operations if o["op"] == "step_noise"]
     text += f", step noise {steps[-1]}" if steps else ""
     for kind in ("cfg", "guidance"):

@@ -103,6 +103,8 @@ class SearchReport:
     seconds: float = 0.0  # since the first denoiser call
     load_seconds: float = 0.0  # before it
     notes: list[str] = field(default_factory=list)
+    #: What makes outputs of a kept candidate again, where a host has set it: of its own kind, no model, never saved.
+    origin: Any = field(default=None, repr=False, compare=False)
 
     @property
     def best(self) -> Kept | None:

@@ -49,7 +49,7 @@ def rollover(
     transition: str = "ancestral",
     eta: float = 1.0,
     rho: float = 0.4,
-    inner: int = 1,
+    inner: int = 5,
 ) -> Search:
     """Rollover Budget Forcing (Kim et al. 2025, arXiv 2503.19385).
 
@@ -97,6 +97,8 @@ def rollover(
         heads = [best_rows(rows[i::count], 1)[0] for i in range(count)]
         line = [Chain(row, row.score if math.isfinite(row.score) else -math.inf) for row in heads]
         per_step = (share / count - fixed(noises)) / (last - first)
+        if left == math.inf:  # nothing was dealt out: the quota itself, to the last child whatever is lost in rounding
+            per_step = quota * each * (1 + 1e-9)
         for here, there in pairwise(stops):
             for chain in line:
                 chain.purse += per_step * (there - here)

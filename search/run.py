@@ -112,8 +112,13 @@ def run(
             **({"distinct": {"cosine": distinct, "by": likeness.name}} if likeness else {}),
         }
     )
+    for name in judging.shared(verifier, held_out):
+        report.note(f"held out: {name} leads the search too, so its score says nothing about what the search did not see")
     ledger = Ledger(folder)
-    ledger.open(report.settings)
+    try:
+        ledger.open(report.settings)
+    except OSError as error:  # a folder that cannot be written must not keep the user from searching
+        report.note(f"the ledger could not be written: {error}")
     driver = Driver(
         sampler, verifier, held_out, likeness, budget, prompt, plan, report, top_k, batch or int(algorithm.guides),
         ledger, watcher or Watcher(), clock,

@@ -38,7 +38,7 @@ def smc(
     transition: str = "ddim",
     eta: float = 1.0,
     rho: float = 0.4,
-    inner: int = 1,
+    inner: int = 5,
     guidance: float = 0.0,
 ) -> Search:
     """Feynman-Kac steering (arXiv 2501.06848) with the switches of arXiv 2505.23614.
@@ -53,12 +53,13 @@ def smc(
     was gained since the last judgement ("diff"). The strength is `temperature`, or rises to it linearly from `start`
     to `end` (`increase`), because early predictions say little. Unless `raw`, scores are in units of their standard
     deviation within a judgement, pooled over all judgements of the search so far, so that it fits any verifier. What
-    cannot be judged has no weight.
+    cannot be judged has no weight; a look at which nobody can be judged is as if it had not been.
 
     `resampling` is one of METHODS; "top" lets the best share `survivors` of the particles go on in equal copies (0 =
     the best alone), whatever the temperature. Resampling waits until the effective sample size falls below the share
     `ess` of the particles (1 = never waits). `eta` is the randomness of a transition; "glass" has the correlation
-    `rho` of noises instead, and spends `inner` steps of the schedule on each. When the budget is in NFE, it is dealt
+    `rho` of noises instead, and spends `inner` steps of the schedule on each. Few are biased: at 20 steps of a flow
+    model 1 makes images of 0.78 of the data's spread, 5 of 0.91 (ddim 0.89). When the budget is in NFE, it is dealt
     out to rounds of equal size, at most `particles` each; 0 makes one round of all that fit (of 8 where the budget is
     not in NFE).
 
@@ -73,6 +74,8 @@ def smc(
     check_at_least("smc", 0, temperature=temperature, particles=particles, guidance=guidance)
     check_at_least("smc", 1, inner=inner)
     check_shares("smc", survivors=survivors, ess=ess, every=every, eta=eta, rho=rho)
+    if resampling == "top":
+        temperature = max(temperature, 1e-9)  # 0 would hide who is best
     stops, judged = stages(plan, start, end, every, inner if transition == "glass" else 1)
     first, last = stops[0], stops[-1]
     spread = Spread()
@@ -88,11 +91,11 @@ def smc(
                 rows = yield from slope(rows)
             elif here in judged:
                 rows = yield from judge(rows, fresh=False)
-            if here in judged:
+            if here in judged and any(math.isfinite(row.score) for row in rows):
                 scores = [row.score for row in rows]
                 strength = temperature * ((there - first) / (last - first) if increase else 1.0)
                 strength /= 1.0 if raw else spread.after(scores)
-                lineages = [one.weighed(potential, s, strength) for one, s in zip(lineages, scores, strict=True)]
+                lineages = weighed(lineages, potential, scores, strength)
                 logs = [lineage.log_weight for lineage in lineages]
                 weights = normalised(logs)
                 if ess >= 1 or effective_size(weights) < ess * count:
@@ -128,6 +131,18 @@ class Lineage:
         return Lineage(best, total, energy, self.log_weight + gain[potential])
 
 
+def weighed(lineages: Sequence[Lineage], potential: str, scores: Sequence[float], strength: float) -> list[Lineage]:
+    """The lineages after one judgement. Where it leaves nobody any weight, those that it could judge begin afresh: what
+    has no weight would never gain any.
+    """
+    afresh = [replace(one, log_weight=0.0) for one in lineages]
+    for before in (lineages, afresh):
+        after = [one.weighed(potential, score, strength) for one, score in zip(before, scores, strict=True)]
+        if any(math.isfinite(one.log_weight) for one in after):
+            return after
+    return afresh
+
+
 class Spread:
     """Standard deviation of the scores within one judgement, pooled over all judgements so far."""
 
@@ -137,25 +152,33 @@ class Spread:
     def after(self, scores: Sequence[float]) -> float:
         """Take in the scores of one judgement and return the spread; 1 while all scores were equal."""
         finite = [score for score in scores if math.isfinite(score)]
-        if finite:
+        if len(set(finite)) > 1:  # the mean of equal numbers may differ from them by rounding
             mean = sum(finite) / len(finite)
             self.squares += sum((score - mean) ** 2 for score in finite)
-            self.freedom += len(finite) - 1
+        self.freedom += max(0, len(finite) - 1)
         return math.sqrt(self.squares / self.freedom) if self.squares > 0 else 1.0
 
 
 def stages(plan: Plan, start: float, end: float, every: float, stride: int) -> tuple[list[int], set[int]]:
-    """The steps between which transitions lead, and those among them at which particles are judged."""
+    """The steps between which transitions lead, and those among them at which particles are judged.
+
+    Looks are at the shares `start`, start + every, ... below `end`, to the nearest step (a half goes up), or at the
+    first place after it that transitions lead to; at all of these where `every` is no more than a step.
+    """
     steps = len(plan.sigmas) - 1
-    last = min(round(end * steps), steps - 1)  # a random step to 0 would leave its noise in the image
-    first = min(round(start * steps), last)
+    count = math.ceil((end - start) / every - 1e-9) if every * steps > 1 else 0
+    looks = [nearest((start + i * every) * steps) for i in range(count)]
+    last = max([round(end * steps), *(look + 1 for look in looks)])  # copies part on the step after a look
+    last = min(last, steps - 1)  # a random step to 0 would leave its noise in the image
+    first = min(nearest(start * steps), last)
     stops = [*range(first, last, stride), last]
-    judged, due = set(), float(first)
-    for stop in stops[:-1]:
-        if stop >= due - 1e-9:
-            judged.add(stop)
-            due += max(1.0, every * steps)
-    return stops, judged
+    later = [[stop for stop in stops[:-1] if stop >= look] for look in looks or stops[:-1]]
+    return stops, {found[0] for found in later if found}
+
+
+def nearest(number: float) -> int:
+    """The nearest whole number; a half goes up, where `round` goes to the even one."""
+    return math.floor(number + 0.5 + 1e-9)
 
 
 def rounds(plan: Plan, particles: int, first: int, last: int) -> Iterator[int]:

@@ -117,10 +117,12 @@ class Spending:
 
         `begun`: whether there are rows to finish where no candidate is finished yet.
         """
-        if self.podium and self.watcher.finish_now():
+        if not (self.podium or begun):
+            return
+        if self.watcher.finish_now():
             raise Stop({"finish now": 1})
         reached = self.budget.reached(candidates=0, nfe=self.report.nfe, seconds=self.seconds, best=None, since_best=0)
-        if reached and (self.podium or begun):
+        if reached:
             raise Stop(reached)
 
     def afford(self, rows: int, cost: int | None, end: float, looks: int = 0, known: int = 0, shrink: int = 1) -> None:

@@ -6,6 +6,9 @@ finds in x. A random one replaces a share of it with fresh noise, which makes co
 
     x' = a' * x0 + b' * (sqrt(1 - fresh^2) * (x - a * x0) / b + fresh * noise)
 
+How large that share is, is up to the schedule and not to the scale of a model's noise (b = 8 sigma of HiDream-O1): the
+functions that say it get b over that scale.
+
 Stock's ancestral steps are this too: going down deterministically below the target and adding noise up to it.
 """
 
@@ -84,9 +87,10 @@ def parted(row: Row, seed: int | None) -> Row:
 def random_step(row: Row, plan: Plan, sigma: float, kind: str, eta: float) -> Row:
     """A row that carries x and x0, one step further down to `sigma`."""
     assert row.x is not None and row.x0 is not None
-    at, to = plan.coefficients(row.sigma), plan.coefficients(sigma)
+    (a, b), (c, d), scale = plan.coefficients(row.sigma), plan.coefficients(sigma), plan.noise_scale
+    fresh = FRESH[kind]((a, b / scale), (c, d / scale), eta)
     noise = step_noise(row, row.x, row.sigma)
-    return replace(row, sigma=sigma, x=stepped(row.x, row.x0, at, to, FRESH[kind](at, to, eta), noise))
+    return replace(row, sigma=sigma, x=stepped(row.x, row.x0, (a, b), (c, d), fresh, noise))
 
 
 def glass(rows: Sequence[Row], plan: Plan, sigma: float, correlation: float, inner: int) -> Reply:
@@ -128,6 +132,8 @@ def transit(
     rows: Sequence[Row], plan: Plan, sigma: float, kind: str, eta: float, correlation: float, inner: int = 1
 ) -> Reply:
     """Rows that carry x and x0, one transition further down to `sigma`: of a kind of FRESH, or "glass"."""
+    if sigma == rows[0].sigma:  # a schedule that names one twice
+        return list(rows)
     if kind == "glass":
         return (yield from glass(rows, plan, sigma, correlation, inner))
     return [random_step(row, plan, sigma, kind, eta) for row in rows]
@@ -135,11 +141,8 @@ def transit(
 
 def _sigma_of(plan: Plan, ratio: float) -> float:
     """The sigma of a noise-to-signal ratio b / a, within the schedule."""
-    middle = plan.sigmas[len(plan.sigmas) // 2]
-    a, b = plan.coefficients(middle)
-    share = plan.time(middle)
-    unit = b / a / (share / (1 - share))  # not 1 where a model scales its noise
-    return min(plan.sigma(ratio / unit / (1 + ratio / unit)), plan.sigmas[0])
+    ratio /= plan.noise_scale
+    return min(plan.sigma(ratio / (1 + ratio)), plan.sigmas[0])
 
 
 def _given(tensor: Tensor | None) -> Tensor:

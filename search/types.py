@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -291,6 +292,12 @@ class Plan:
     #: What a share of a candidate's forwards, on rows smaller by a factor, takes with a look, in whole candidates; the
     #: share of the pixels too where time is no limit.
     timed: Callable[[float, int], float] = lambda share, shrink: share / shrink**2
+
+    @cached_property
+    def noise_scale(self) -> float:
+        """What the model multiplies all noise by, beside what its schedule says: 1 mostly, 8 for HiDream-O1."""
+        a, b = self.coefficients(self.sigma(0.5))  # where noise, not scaled, and image have the same share
+        return round(b / a, 6)  # 1 to the last bit, where it is 1
 
     def whole(self) -> float:
         """The whole candidates that the limit on NFE allows in all; infinite where nothing tells."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .report import Evaluation
+from .report import Evaluation, Kept
 
 
 class Watcher:
@@ -15,6 +15,12 @@ class Watcher:
 
     def evaluated(self, evaluation: Evaluation, images: Tensor, best: bool) -> None:
         """An image was scored; `best` when it leads now. images [b, (T,) H, W, 3] in 0..1."""
+
+    def leads(self, kept: Kept) -> None:
+        """A candidate leads now; told before its `evaluated`. Of a video or a batch it has all images."""
+
+    def nearest(self, kept: Kept) -> str | None:
+        """Nothing can win so far, and this came nearest to it. Returns the file that shows it, if there is one."""
 
     def finish_now(self) -> bool:
         """Whether the user asks to end with the best so far."""

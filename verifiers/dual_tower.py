@@ -67,13 +67,15 @@ class CLIPTexts:
             filled = [self._start(text)]
             note(
                 self.notes,
-                f"{self.name} read only the first {self._size} of the {total} tokens of the prompt {short(text)}"
+                f"{self.name} read only the first {self._size} of the {total} tokens of the prompt {short(text)}",
+                about=text,
             )
         elif total > self._size:
             note(
                 self.notes,
                 f"{self.name} read the prompt {short(text)} in {len(filled)} windows: it has {total} tokens, and "
-                f"{self._size} fit into one"
+                f"{self._size} fit into one",
+                about=text,
             )
         parts = self._tower.embed_text(padded(self._tokenizer, filled), self._tokenizer.end)
         return parts[0] if len(parts) == 1 else functional.normalize(parts, dim=-1).mean(dim=0)

@@ -24,6 +24,7 @@ from ..search.errors import SearchError
 from .chat_endpoint import ChatEndpoint, Unanswered, refuse_secrets
 from .images import scored
 from .kinds import Setting, VerifierKind
+from .notes import note, notes_on
 from .parallel import in_order
 
 PROMPT = "{prompt}"
@@ -163,7 +164,7 @@ class EndpointJudge:
             fine = [bool(image.isfinite().all()) for image in pixels]
             jobs = [partial(self._ask, self._body(p, question)) for p, ok in zip(pixels, fine, strict=True) if ok]
             answers = iter(in_order(jobs, self._concurrency, self._check_cancel))
-            return torch.tensor([self._told(next(answers)) if ok else math.nan for ok in fine])
+            return torch.tensor([self._told(next(answers), prompt) if ok else math.nan for ok in fine])
 
         with torch.no_grad():
             return scored(images, of)
@@ -185,12 +186,11 @@ class EndpointJudge:
         except Unanswered as reason:
             return self._endpoint.without_secrets(str(reason))
 
-    def _told(self, answer: float | str) -> float:
+    def _told(self, answer: float | str, prompt: str) -> float:
         if isinstance(answer, float):
             return answer
-        note = f"Endpoint Judge could not judge an image: {answer}"
-        if note not in self.notes and len(self.notes) < _NOTES_KEPT:
-            self.notes.append(note)
+        if len(notes_on([self], prompt)) < _NOTES_KEPT:
+            note(self.notes, f"Endpoint Judge could not judge an image: {answer}", about=prompt)
         return math.nan
 
 

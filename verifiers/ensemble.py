@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..search.errors import SearchError
-from ..search.judging import Parts
+from ..search.judging import Parts, scale_of
 from ..search.types import NAN, Verifier
 
 METHODS = ("z_score", "rank_mean", "weighted_sum", "worst_case")
@@ -203,7 +203,7 @@ class VerifierEnsemble:
     def _scale(
         self, name: str, verifier: Verifier, scales: Mapping[str, tuple[float, float]]
     ) -> tuple[float, float]:
-        scale: tuple[float, float] | None = scales.get(name, getattr(verifier, "scale", None))
+        scale = scales.get(name) or scale_of(verifier)
         if scale is None:
             if self.uses_scales and self.scale_of == "fixed":
                 self._notes.append(

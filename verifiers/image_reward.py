@@ -61,7 +61,7 @@ class ImageReward:
             ids, mask, pieces = self._tokenizer.read(prompt, LENGTH)
         if pieces > LENGTH - 2:
             read = f"ImageReward read only the first {LENGTH - 2} of the {pieces} word pieces of {short(prompt)}"
-            note(self.notes, read)
+            note(self.notes, read, about=prompt)
 
         def of(pixels: Tensor) -> Tensor:
             pixels = normalised(square(pixels, self.module.size), OPENAI_MEAN, OPENAI_STD)

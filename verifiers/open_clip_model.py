@@ -18,6 +18,7 @@ from .dual_tower import DualTower, Geometry
 from .files import Download, Source, read_json, read_tensors, weights_at
 from .images import letterbox, normalised, square, squashed
 from .kinds import Setting, VerifierKind
+from .notes import note, short
 from .pretrained import Held
 
 MEASURES = ("cosine", "logit")
@@ -73,7 +74,7 @@ class OpenCLIPTexts:
         model: Any = self._held.model
         ids = self._tokenizer([text])
         if (length := self._length(text)) > ids.shape[1]:
-            self.notes.append(f"{self.name} read only {ids.shape[1]} of the {length} tokens of {text[:57]!r}")
+            note(self.notes, f"{self.name} read only {ids.shape[1]} of the {length} tokens of {short(text)}", about=text)
         out: Tensor = model.encode_text(self._held.here(ids))
         return out[0].float()
 

@@ -18,7 +18,7 @@ class RegionVerifier:
     `mask` [H, W] or [B, H, W] in 0..1, of any size: the box holds every place above 0.5 of any of the B, with `margin`
     (share of its longer side) of the surroundings on every side, and is as square as the picture allows, since most
     verifiers crop or squash to a square. Everything else is the verifier's own: scale, notes, early shares, gradient.
-    Raises SearchError for an ensemble, a mask with nothing in it, and a margin below 0.
+    Raises SearchError for an ensemble, a pooled verifier, a mask with nothing in it, and a margin below 0.
     """
 
     def __init__(self, verifier: Verifier, mask: Tensor, margin: float = 0.25) -> None:
@@ -27,12 +27,16 @@ class RegionVerifier:
                 f"verifier: got the ensemble {verifier.name}; expected a single verifier: put the region between each "
                 "Verifier and the Verifier Ensemble"
             )
+        if getattr(verifier, "pooled", False):
+            raise SearchError(
+                f"verifier: got {verifier.name}, which judges all pictures together; expected one that judges each alone"
+            )
         if margin < 0:
             raise SearchError(f"margin: got {margin:g}; expected 0 or more")
         seen = mask.reshape(-1, *mask.shape[-2:]).gt(0.5).any(dim=0)
         if not seen.any():
             raise SearchError("mask: got one with nothing in it; expected places above 0.5: paint the region")
-        self.verifier, self.margin = verifier, margin
+        self.whole, self.margin = verifier, margin
         self.name = f"{verifier.name} (region)"
         rows, columns = (seen.any(dim=dim).nonzero().flatten() for dim in (1, 0))
         height, width = seen.shape
@@ -42,21 +46,21 @@ class RegionVerifier:
         )  # fmt: skip
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "verifier":
+        if name.startswith("__") or name in ("whole", "verifier"):  # it stands for no other object: it scores otherwise
             raise AttributeError(name)
-        return getattr(self.verifier, name)
+        return getattr(self.whole, name)
 
     @property
     def features(self) -> Callable[[Tensor], Tensor]:
         """How the verifier embeds the region; AttributeError where it embeds nothing."""
-        embed: Callable[[Tensor], Tensor] = self.verifier.features  # type: ignore[attr-defined]
+        embed: Callable[[Tensor], Tensor] = self.whole.features  # type: ignore[attr-defined]
         return lambda images: embed(self.crop(images))
 
     def score(self, images: Tensor, prompt: str, **more: Any) -> Tensor:
         """images [B, H, W, 3] in 0..1 -> what the verifier scores their region, [B]."""
         if more.get("early") is not None:
             more["early"] = tuple(self.crop(each) for each in more["early"])
-        return self.verifier.score(self.crop(images), prompt, **more)
+        return self.whole.score(self.crop(images), prompt, **more)
 
     def crop(self, images: Tensor) -> Tensor:
         """The region of images [B, H, W, 3], [B, h, w, 3]."""

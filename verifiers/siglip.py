@@ -87,7 +87,7 @@ class SigLIP:
             ids, pieces = self._text.read(prompt, self._length)
             if pieces >= self._length:
                 read = f"SigLIP read only the first {self._length - 1} of the {pieces} tokens of {short(prompt)}"
-                note(self.notes, read)
+                note(self.notes, read, about=prompt)
             # Made outside inference mode, or it could not take part in a gradient later.
             with torch.inference_mode(False), torch.no_grad():
                 read = self.module.model.text_model(input_ids=self.module.here(ids)).pooler_output

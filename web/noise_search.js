@@ -11,6 +11,8 @@ const HEIGHT = 118;
 
 /** Execution id ("5", or "3:5" in a subgraph) -> NFE made and expected, of the search nodes that run now. */
 const running = new Map();
+/** Execution id -> what the search that runs there has told of itself. */
+const news = new Map();
 /** Node -> its button and its text. */
 const panels = new WeakMap();
 
@@ -26,8 +28,37 @@ const runningIds = (node) => [...searchNodes()].filter(([id, n]) => n === node &
 
 const short = (number) => (typeof number === "number" ? String(Number(number.toPrecision(4))) : "none");
 
+/** Seconds as a person says them. */
+function spoken(seconds) {
+  if (seconds < 100) return `${Math.round(seconds)} s`;
+  return seconds < 6000 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
+}
+
+/** How far a search is. It may not know its end: then it tells no pace either. */
+function progressLine({ value, max }, told) {
+  const prompt = told?.part ? ` prompt ${Number(told.part)}` : ""; // of Search Prompts
+  if (!told?.images) return `searching${prompt}: ${value} of ${max} NFE`;
+  const pace = told.seconds_per_nfe;
+  const parts = [
+    `${value}${pace === null ? "" : ` of ${max}`} NFE`,
+    told.images === 1 ? "1 image" : `${told.images} images`,
+    told.best === null ? "none can win yet" : `best ${short(told.best)}`,
+  ];
+  const left = pace === null ? 0 : pace * (max - value);
+  return `searching${prompt}: ${parts.join(", ")}${left >= 1 ? ` (about ${spoken(left)} left)` : ""}`;
+}
+
+/** How alike the verifiers rank the candidates, in a line; of several pairs, the two that differ most. */
+function agreementLines(agreements) {
+  const known = (agreements ?? []).filter(({ correlation }) => typeof correlation === "number");
+  if (!known.length) return [];
+  const { first, second, correlation } = known.reduce((a, b) => (b.correlation < a.correlation ? b : a));
+  const lowest = known.length > 1 ? `, the lowest of ${known.length} pairs` : "";
+  return [`rank agreement of ${first} and ${second}: ${short(correlation)}${lowest}`];
+}
+
 /** What a finished search has to say, line by line. */
-function resultLines({ best, first, candidates, nfe, seconds, stopped, gains, warnings, notes }) {
+function resultLines({ best, first, candidates, nfe, seconds, stopped, gains, agreements, scouting, warnings, notes }) {
   const own = first?.candidate === 0 ? first : null;
   const lines = [`best score ${short(best?.score)}`];
   if (own && typeof own.score === "number" && best) {
@@ -41,6 +72,12 @@ function resultLines({ best, first, candidates, nfe, seconds, stopped, gains, wa
   for (const { held_out_name: name, searched, held_out, ratio } of gains ?? []) {
     const kept = typeof ratio === "number" ? `, ${Math.round(100 * ratio)} % of it` : "";
     lines.push(`gain over the mean: searched ${short(searched)} sd, ${name} ${short(held_out)} sd${kept}`);
+  }
+  lines.push(...agreementLines(agreements));
+  if (scouting) {
+    const { scouts, rendered, correlation } = scouting;
+    const agree = typeof correlation === "number" ? `, rank agreement with those: ${short(correlation)}` : "";
+    lines.push(`${scouts} scouts, ${rendered} rendered in full${agree}`);
   }
   lines.push(`${candidates} candidates, ${nfe} NFE, ${short(seconds)} s`);
   lines.push(`stopped by ${Object.keys(stopped ?? {}).join(", ") || "nothing"}`);
@@ -56,7 +93,10 @@ function showOutput(node, output) {
 /** Bring buttons and counters in line with what runs. */
 function refresh() {
   const states = new Map();
-  for (const [id, node] of searchNodes()) states.set(node, running.get(id) ?? states.get(node));
+  for (const [id, node] of searchNodes()) {
+    const state = running.get(id);
+    states.set(node, state ? { ...state, told: news.get(id) } : states.get(node));
+  }
   for (const [node, state] of states) {
     const panel = panels.get(node);
     if (!panel) continue;
@@ -66,7 +106,7 @@ function refresh() {
     if (!state) continue;
     panel.text.textContent = panel.asked
       ? "finishing with the best so far, after the first candidate at the earliest"
-      : `searching: ${state.value} of ${state.max} NFE`;
+      : progressLine(state, state.told);
   }
 }
 
@@ -127,10 +167,10 @@ function addPanel(node) {
   };
 }
 
-/** Whether a search has written its best image; that of several prompts writes into one folder for each. */
-async function hasImage(folder) {
+/** Whether a search has written an image; that of several prompts writes into one folder for each. */
+async function hasImage(folder, filename) {
   for (const part of ["", "/0001"]) {
-    const where = new URLSearchParams({ filename: "best.png", subfolder: `noise_search/${folder}${part}`, type: "output" });
+    const where = new URLSearchParams({ filename, subfolder: `noise_search/${folder}${part}`, type: "output" });
     if ((await api.fetchApi(`/view?${where}`, { method: "HEAD" })).ok) return true;
   }
   return false;
@@ -138,7 +178,9 @@ async function hasImage(folder) {
 
 /** Say where the files of a search lie that has ended without a result. */
 async function showFiles(panel, how, folder) {
-  const found = (await hasImage(folder)) ? ": the best image and the ledger so far are" : " before the first image: the ledger is";
+  let found = " before the first image: the ledger is";
+  if (await hasImage(folder, "best.png")) found = ": the best so far and the ledger are";
+  else if (await hasImage(folder, "no_winner.png")) found = ": no image could win; the nearest (no_winner.png) and the ledger are";
   panel.text.textContent = `${how}${found} in output/noise_search/${folder}`;
 }
 
@@ -151,6 +193,7 @@ function ended(how, detail) {
     showFiles(panel, how, `${detail?.prompt_id}-${id}`.replace(/[^\w.-]/g, "_"));
   }
   running.clear();
+  news.clear();
   refresh();
 }
 
@@ -161,6 +204,10 @@ app.registerExtension({
     api.addEventListener("progress_state", ({ detail }) => {
       running.clear();
       for (const [id, node] of Object.entries(detail?.nodes ?? {})) if (node.state === "running") running.set(id, node);
+      refresh();
+    });
+    api.addEventListener("noise_search.news", ({ detail }) => {
+      news.set(String(detail.node_id), detail);
       refresh();
     });
     api.addEventListener("executing", ({ detail }) => {

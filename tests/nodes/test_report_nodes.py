@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ import folder_paths
 import pytest
 import torch
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import ImageDraw, ImageFont
 
 from pack import search
 from pack.nodes.report_nodes import ContactSheet, SaveSearchReport, SearchReportPlot
-from pack.nodes.report_pictures import HELD_OUT
+from pack.nodes.report_pictures import DOT, HELD_OUT, LEAD, LINES, TRIAL, widen, wrapped
 from pack.nodes.verifier_nodes import scored
+from pack.search.recipe import describe
 from pack.tests.nodes import tiny
 
 
@@ -26,6 +31,9 @@ class Picky(tiny.Mean):
         scores = super().score(images, prompt)
         scores[(self.seen + torch.arange(len(images))) % 2 == 0] = float("nan")
         return scores
+
+
+GRAYS = torch.linspace(0.1, 0.9, 6).view(-1, 1, 1, 1).expand(-1, 8, 8, 3)
 
 
 def reports() -> dict[str, Any]:
@@ -72,11 +80,87 @@ def test_the_held_out_score_of_the_best_is_drawn_to_the_end() -> None:
     assert late.any(dim=0).float().mean() > 0.5  # of a dashed line
 
 
+def columns_of(colour: str, report: search.SearchReport) -> set[int]:
+    """Where a plot of 480 x 320 has a colour, by columns of ten pixels; not in its legend."""
+    image = tiny.execute(SearchReportPlot, report=report, width=480, height=320).args[0][0]
+    found = (image[:240] - torch.tensor(to_rgb(colour))).abs().amax(dim=-1) < 0.02
+    return {int(x) // 10 for x in found.any(dim=0).nonzero()}
+
+
+def test_images_that_cost_nothing_stand_side_by_side() -> None:
+    assert len(columns_of(DOT, scored(GRAYS, tiny.Mean(), ""))) >= 4
+    assert columns_of(LEAD, scored(GRAYS, tiny.Mean(), "")) == set()  # no image came after another
+
+
+def test_what_was_seen_on_the_way_has_a_colour_of_its_own() -> None:
+    assert columns_of(TRIAL, REPORTS["paths"]) and columns_of(DOT, REPORTS["paths"])
+    assert not columns_of(TRIAL, REPORTS["many"])
+
+
+def test_scores_that_differ_by_rounding_alone_look_constant() -> None:
+    for constant in ([0.25] * 3, [21.3, 21.3 + 2e-6], [0.0, 0.0], [float("nan"), -4.0]):
+        axes = Figure().add_subplot()
+        axes.plot(constant)
+        widen(axes, constant)
+        low, high = axes.get_ylim()
+        assert high - low >= 0.2 * max(abs(c) for c in constant if c == c) * 0.99 and low < constant[-1] < high
+    axes.plot([21.0, 21.5])
+    axes.set_ylim(20.9, 21.6)
+    widen(axes, [21.0, 21.5])
+    assert axes.get_ylim() == (20.9, 21.6)
+
+
 @pytest.mark.parametrize("kind", REPORTS)
 def test_a_contact_sheet_of_any_report(kind: str) -> None:
     for columns in (1, 4):
         sheet = tiny.execute(ContactSheet, report=REPORTS[kind], columns=columns, cell=64).args[0]
         assert is_picture(sheet) and sheet.shape[2] == min(columns, len(REPORTS[kind].top)) * 72 + 8
+
+
+LONG = (
+    search.Recipe.of_seed(2**64 - 1)
+    .then(op="near", seed=3, cosine=0.9)
+    .then(op="cfg", scale=4.25)
+    .then(op="conditioning", seed=11, strength=1.2345)
+    .then(op="step_noise", seed=2**50 - 1)
+)
+
+
+@pytest.mark.parametrize("cell", [64, 128, 192, 256])
+def test_a_long_caption_stays_under_its_own_picture(cell: int) -> None:
+    report = copy.copy(REPORTS["many"])
+    report.top = [replace(k, evaluation=replace(k.evaluation, recipe=LONG.operations)) for k in report.top]
+    sheet = ContactSheet.execute(report, columns=3, cell=cell).args[0][0]
+    gaps = [i * (cell + 8) for i in range(4)]  # left of every cell, and right of the last
+    assert all(sheet[:, gap : gap + 7].min() == 1.0 for gap in gaps)  # letters are smoothed by a pixel to the left
+    assert sheet[-8:].min() == 1.0 and sheet[-40:].min() < 0.5  # the last line is there, whole
+
+
+def test_a_caption_is_broken_between_words_and_what_is_left_out_is_shown() -> None:
+    font = ImageFont.load_default(size=10)
+    text = describe(LONG.operations)
+    assert " ".join(wrapped(text, font, 192)) == text
+    assert "".join(wrapped("x" * 40, font, 64)) == "x" * 40
+    cut = wrapped(text * 9, font, 64)
+    assert len(cut) == LINES and cut[-1].endswith("...")
+    assert all(font.getlength(line) <= 64 for line in [*cut, *wrapped(text, font, 64)])
+
+
+def captions(report: search.SearchReport) -> list[str]:
+    """The texts of a contact sheet, as they are drawn."""
+    drawn: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        whole = ImageDraw.ImageDraw.text
+        patch.setattr(ImageDraw.ImageDraw, "text", lambda *a, **k: (drawn.append(a[2]), whole(*a, **k)))
+        ContactSheet.execute(report, cell=256)
+    return drawn
+
+
+def test_the_caption_says_which_of_several_images_is_shown() -> None:
+    batch = tiny.search(tiny.sd3(), max_candidates=2, latent_image=tiny.latent(batch=4)).args[5]
+    assert captions(batch).count("image 1 of 4") == 2
+    assert captions(REPORTS["video"]).count("frame 2 of 3") == 2
+    assert not any(" of " in text for text in captions(REPORTS["many"]))
 
 
 def test_a_report_of_images_that_nobody_can_judge_still_has_pictures() -> None:
@@ -86,7 +170,9 @@ def test_a_report_of_images_that_nobody_can_judge_still_has_pictures() -> None:
 
     report = scored(torch.rand(2, 8, 8, 3), Blind(), "")
     assert report.top == []
-    assert is_picture(tiny.execute(SearchReportPlot, report=report, width=320, height=240).args[0], 240, 320)
+    image = tiny.execute(SearchReportPlot, report=report, width=320, height=240).args[0]
+    assert is_picture(image, 240, 320)
+    assert image[0, 100:140, 100:220].min() < 0.5  # a sentence stands in the frame
     with pytest.raises(search.SearchError, match="report: "):
         tiny.execute(ContactSheet, report=report, columns=2, cell=64)
 
@@ -151,3 +237,25 @@ def test_a_model_of_videos_that_makes_one_frame_gives_the_top_k_too(frames: int,
     latents = [tiny.stock(tiny.wan(), kept.evaluation.seed, latent_image=latent)["samples"] for kept in report.top]
     assert torch.equal(images, torch.cat([tiny.PictureVAE().decode(each)[0] for each in latents])[:shown])
     assert ContactSheet.execute(report, cell=64).args[0].shape[2] == 3 * (64 + 8) + 8
+
+
+def zz_save() -> None:
+    from PIL import Image as I
+
+    class Flat(tiny.Mean):
+        def score(self, images: torch.Tensor, prompt: str) -> torch.Tensor:
+            return torch.full((len(images),), 0.25)
+
+    class Blind(tiny.Mean):
+        def score(self, images: torch.Tensor, prompt: str) -> torch.Tensor:
+            return torch.full((len(images),), float("nan"))
+
+    R = {"images": scored(GRAYS, tiny.Mean(), ""), "paths": REPORTS["paths"], "blind": scored(GRAYS, Blind(), ""),
+         "held": tiny.search(tiny.sd3(), max_candidates=6, held_out=Flat("flat")).args[5]}
+    for k, r in R.items():
+        x = tiny.execute(SearchReportPlot, report=r, width=480, height=320).args[0][0]
+        I.fromarray((x.numpy() * 255).astype("uint8")).save(f"/tmp/mend/plot_{k}.png")
+
+
+def test_zz() -> None:
+    zz_save()

@@ -6,10 +6,12 @@ from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
+import comfy.nested_tensor
 import folder_paths
 import pytest
 import torch
 
+import nodes as host_nodes
 from pack.nodes.memory import ManagedVerifier, managed
 from pack.nodes.model_files import NONE, choices, models_in, path_of, register_folders
 from pack.nodes.verifier_nodes import SOCKETS, ScoreImages, VerifierEnsembleNode, VerifierNode, numbers
@@ -100,6 +102,91 @@ def test_scored_images_are_sorted_and_what_cannot_be_judged_comes_last() -> None
     assert len(out.args[2].evaluations) == 5 and len(out.args[2].top) == 3
     with_alpha = torch.cat([pictures, torch.ones(5, 4, 4, 1)], dim=-1)
     assert tiny.execute(ScoreImages, images=with_alpha, verifier=Red()).args[0].shape == with_alpha.shape
+
+
+GRAYS = torch.stack([torch.full((4, 4, 3), v) for v in (0.2, 0.0, 0.9, 0.5, 0.0)])  # the black ones nobody can judge
+LIMITS = [
+    ({}, [2, 3, 0, 1, 4]), ({"keep": 2}, [2, 3]), ({"keep": 9}, [2, 3, 0]), ({"minimum": 0.5}, [2, 3]),
+    ({"minimum": 0.0}, [2, 3, 0]), ({"minimum": -2.5}, [2, 3, 0]), ({"keep": 1, "minimum": 0.3}, [2]),
+    ({"keep": 2, "minimum": 0.7}, [2]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("limits", "left"), LIMITS)
+def test_keep_and_minimum_return_the_best_alone_and_say_where_they_stood(limits: Any, left: list[int]) -> None:
+    out = tiny.execute(ScoreImages, images=GRAYS, verifier=Red(), **limits)
+    assert out.args[3] == left and torch.equal(out.args[0], GRAYS[left])
+    grays = [0.2, float("nan"), 0.9, 0.5, float("nan")]
+    assert out.args[1] == pytest.approx([grays[place] for place in left], nan_ok=True)
+    assert len(out.args[2].evaluations) == 5 and len(out.args[2].top) == 3  # the report is on all
+
+
+def test_vetoed_images_are_left_out_where_a_limit_is_set() -> None:
+    made = ensemble(tiny.Mean("bright"), Red("red"), weights="1 0", vetoes="- 0.3")
+    assert tiny.execute(ScoreImages, images=GRAYS[[0, 2, 3]], verifier=made).args[3] == [1, 2, 0]
+    assert tiny.execute(ScoreImages, images=GRAYS[[0, 2, 3]], verifier=made, keep=3).args[3] == [1, 2]
+
+
+def test_limits_that_leave_no_image_say_which_widget_and_what_the_best_scored() -> None:
+    for minimum in (0.95, float("nan")):
+        with pytest.raises(SearchError, match=r"minimum: got .*the best of 5 images scores 0\.9: lower minimum"):
+            tiny.execute(ScoreImages, images=GRAYS, verifier=Red(), minimum=minimum)
+    for limit in ({"keep": 1}, {"minimum": 0.0}):
+        with pytest.raises(SearchError, match="keep, minimum: .* mean could not judge 2 .* vetoed 0; .* set keep to 0"):
+            tiny.execute(ScoreImages, images=GRAYS[[1, 4]], verifier=Red(), **limit)
+    assert tiny.execute(ScoreImages, images=GRAYS[[1, 4]], verifier=Red()).args[3] == [0, 1]
+
+
+def masks(count: int) -> torch.Tensor:
+    return torch.arange(count).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).float()
+
+
+LATENTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "numbered": {"batch_index": [7, 3, 5, 1, 0]},
+    "of another pack": {"more": "kept"},
+    "one mask": {"noise_mask": masks(1)},
+    "a mask for each": {"noise_mask": masks(5)},
+    "two masks": {"noise_mask": masks(2)},
+}
+
+
+@pytest.mark.parametrize("kind", LATENTS)
+def test_the_rows_of_a_wired_latent_go_with_their_images_as_latent_from_batch_gives_them(kind: str) -> None:
+    latent = {"samples": torch.rand(5, 4, 8, 8), **LATENTS[kind]}
+    before = {key: value.clone() if key in ("samples", "noise_mask") else value for key, value in latent.items()}
+    out = tiny.execute(ScoreImages, images=GRAYS, verifier=Red(), keep=3, latent=latent).args[4]
+    rows = [host_nodes.LatentFromBatch().frombatch(latent, row, 1)[0] for row in (2, 3, 0)]
+    assert out.keys() == rows[0].keys() and out.get("more") == latent.get("more")
+    assert torch.equal(out["samples"], torch.cat([row["samples"] for row in rows]))
+    assert out["batch_index"] == [row["batch_index"][0] for row in rows]
+    if "noise_mask" in latent:
+        expected = masks(1) if kind == "one mask" else torch.cat([row["noise_mask"] for row in rows])
+        assert torch.equal(out["noise_mask"], expected)
+    assert str(latent) == str(before)
+
+
+def test_a_row_goes_on_with_the_noise_that_it_had_in_the_batch() -> None:
+    model, batch = tiny.sd3(), tiny.latent(batch=5)
+    out = tiny.execute(ScoreImages, images=GRAYS, verifier=Red(), keep=2, latent=batch).args[4]
+    whole, chosen = (tiny.stock(model, 3, latent_image=each)["samples"] for each in (batch, out))
+    assert torch.allclose(chosen, whole[[2, 3]], atol=1e-5)
+
+
+def test_a_nested_latent_is_sorted_in_all_its_parts() -> None:
+    pictures, sounds = torch.rand(5, 4, 2, 8, 8), torch.rand(5, 3, 6)
+    latent = {"samples": comfy.nested_tensor.NestedTensor([pictures, sounds])}
+    out = tiny.execute(ScoreImages, images=GRAYS, verifier=Red(), keep=2, latent=latent).args[4]["samples"]
+    assert out.is_nested and len(out.unbind()) == 2
+    assert torch.equal(out.unbind()[0], pictures[[2, 3]]) and torch.equal(out.unbind()[1], sounds[[2, 3]])
+
+
+def test_a_latent_of_other_images_is_refused_and_without_one_its_output_alone_is_blocked() -> None:
+    verifier = Red()
+    with pytest.raises(SearchError, match="latent: got 1 rows for 5 images; .*frames of a video"):
+        tiny.execute(ScoreImages, images=GRAYS, verifier=verifier, latent=tiny.video_latent(5))
+    assert verifier.seen == 0
+    assert "wire the LATENT" in tiny.execute(ScoreImages, images=GRAYS, verifier=verifier).args[4].message
 
 
 def test_scoring_without_a_verifier_says_so() -> None:

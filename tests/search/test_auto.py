@@ -40,6 +40,18 @@ def test_counted_candidates_are_all_finished(limits: dict[str, Any]) -> None:
     assert chosen(auto) == "random" and len(auto.finished) == len(auto.evaluations) == 9
 
 
+@pytest.mark.parametrize("limits", [{"patience": 4}, {"patience": 4, "target": 1e6}])
+def test_where_patience_alone_ends_the_search_all_candidates_are_finished(limits: dict[str, Any]) -> None:
+    auto = search(AUTO, Counting(steps=20), Budget(**limits), named())
+    assert chosen(auto) == "random" and "patience" in auto.settings["algorithm"]["because"]
+    by_hand = search("random", Counting(steps=20), Budget(**limits), named())
+    assert columns(auto.evaluations) == columns(by_hand.evaluations) and len(auto.finished) == len(auto.evaluations)
+
+
+def test_patience_beside_model_calls_leaves_room_for_pruning() -> None:
+    assert chosen(search(AUTO, Counting(steps=20), Budget(nfe=240, patience=9), named())) == "pruned"
+
+
 def test_ranks_are_pruned_as_the_verifier_behind_them() -> None:
     ranks = search(AUTO, Counting(steps=20), Budget(nfe=400), VerifierEnsemble([named()], "rank_mean"))
     alone = search(AUTO, Counting(steps=20), Budget(nfe=400), named())

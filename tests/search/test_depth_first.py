@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from pack.search import Budget, Evaluation, SearchError, SearchReport, algorithm
-from pack.search.depth_first import looks, quantile_of
+from pack.search.depth_first import THRESHOLDS, looks, quantile_of
 from pack.search.types import Advance, Finish, Judge, Renoise
-from pack.tests.search.worlds import Counting, Recorded, Scorer, columns, first, often_nan, search
+from pack.tests.search.worlds import Counting, Recorded, Scorer, Veto, columns, first, often_nan, search
 
 NAN = float("nan")
 KINDS = pytest.mark.parametrize("flow", [True, False], ids=["flow", "eps"])
@@ -182,6 +182,41 @@ def test_what_cannot_be_judged_turns_back(flow: bool) -> None:
     assert blind and report.best is not None and report.best.evaluation.verdict == "judged"
     again = search(algorithm("depth_first", **PLAIN), Counting(flow, steps=10), Budget(nfe=400), often_nan())
     assert columns(again.evaluations) == columns(report.evaluations)
+
+
+@KINDS
+@pytest.mark.parametrize("threshold", THRESHOLDS)
+def test_what_is_vetoed_turns_back_as_long_as_it_may(flow: bool, threshold: str) -> None:
+    """The second number vetoes some; no score that counts is below the threshold."""
+    settings = {**PLAIN, "quantile": 0.0, "lowest": -1e6, "highest": -1e6, "back": 0.3}
+    recorded = Recorded("depth_first", **settings, threshold=threshold)
+    search(recorded.algorithm, Counting(flow, steps=10), Budget(candidates=30), Veto(0.7))
+    judged, turns, seen = set(), 0, []
+    pairs = zip(recorded.requests, recorded.replies, recorded.requests[1:], strict=False)
+    for request, reply, following in pairs:
+        if isinstance(request, Finish):
+            turns = 0
+        if isinstance(request, Judge):
+            [row] = reply
+            judged |= {row.sigma} if math.isfinite(row.score) else set()
+            if row.score == -math.inf and row.sigma in judged:
+                seen.append(turns < 3)
+                assert isinstance(following, Renoise) == (turns < 3)
+            turns += isinstance(following, Renoise)
+    assert sum(seen) > 5
+
+
+@KINDS
+@pytest.mark.parametrize("threshold", THRESHOLDS)
+@pytest.mark.parametrize("verifier", [Veto(1e6), Scorer("blind", lambda clean: clean[:, 0] * NAN)])
+def test_a_step_at_which_nothing_could_be_judged_yet_sends_nobody_back(
+    flow: bool, threshold: str, verifier: object
+) -> None:
+    recorded = Recorded("depth_first", **{**PLAIN, "particles": 4}, threshold=threshold)
+    with pytest.raises(SearchError, match="no candidate can win"):
+        search(recorded.algorithm, Counting(flow, steps=10), Budget(nfe=90), verifier)
+    assert not any(isinstance(r, Renoise) for r in recorded.requests)
+    assert sum(len(r.rows) for r in recorded.requests if isinstance(r, Finish)) == 9
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])

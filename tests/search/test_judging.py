@@ -5,8 +5,10 @@ import torch
 from torch import Tensor
 
 from pack.search import Budget, SearchError
-from pack.search.judging import VerifierFailed, ask, combine, is_pooled, mean
+from pack.search.judging import VerifierFailed, ask, combine, is_pooled, mean, scale_of
+from pack.search.probe import collapse
 from pack.tests.search.worlds import Counting, Pairs, RankMean, Scorer, Veto, first, search, second
+from pack.verifiers import VerifierEnsemble
 
 IMAGES = torch.rand(3, 1, 4, 3, generator=torch.Generator().manual_seed(1))
 INF = float("inf")
@@ -49,6 +51,34 @@ def test_an_interrupt_in_a_verifier_passes_through() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         ask(Scorer("slow", interrupted), IMAGES, "")
+
+
+@pytest.mark.parametrize(
+    "shipped, known",
+    [
+        ((0.2, 0.05), (0.2, 0.05)),
+        ([1, 2], (1.0, 2.0)),
+        (100.0, None),
+        ((0.0, 0.0), None),
+        ((0.0, -1.0), None),
+        ((float("nan"), 1.0), None),
+        ((0.0, INF), None),
+        ((1.0, 2.0, 3.0), None),
+        ("12", None),
+        (torch.ones(2, 2), None),
+        (lambda: None, None),
+        (None, None),
+    ],
+)
+def test_a_scale_is_a_mean_and_a_deviation_and_all_else_is_the_verifiers_own(shipped: object, known: object) -> None:
+    verifier = first()
+    verifier.scale = shipped  # type: ignore[attr-defined]
+    assert scale_of(verifier) == known
+    report = search("random", Counting(), Budget(candidates=5), verifier)
+    assert report.settings["scales"] == ({"first": known[1]} if isinstance(known, tuple) else {})
+    assert isinstance(collapse(report), list)  # which divides by it
+    ensemble = VerifierEnsemble([verifier])
+    assert ensemble.members[0].scale == (known or (0.0, 1.0)) and bool(ensemble.notes) == (known is None)
 
 
 def test_infinite_answers_judge_nothing() -> None:

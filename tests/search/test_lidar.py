@@ -114,8 +114,20 @@ def test_rounds_by_hand() -> None:
     assert [next(planned) for _ in range(3)] == [(32, 0), (0, 64), (0, 64)]
     assert next(rounds(plan(nfe=20 * 10000), 0.25, 0.4)) == (MOST, 0)
     assert next(rounds(plan(nfe=30), 0.25, 0.4)) == (0, 64)  # nothing would be left to guide
+    assert next(rounds(plan(nfe=49), 0.25, 0.4)) == (0, 64)  # nor here beside the two that can be told apart
+    assert [next(rounds(plan(nfe=50), 0.25, share)) for share in (0.05, 0.4, 0.95)] == [(2, 0)] * 3
     unknown = rounds(plan(), 0.25, 0.4)
     assert [next(unknown) for _ in range(MOST // 16 + 2)] == [*[(16, 6)] * (MOST // 16), (0, 6), (0, 6)]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.4, 0.6, 0.8, 0.95])
+@pytest.mark.parametrize("nfe", [60, 100, 160, 320])
+def test_a_large_share_makes_as_many_lookaheads_as_leave_one_candidate(share: float, nfe: int) -> None:
+    report = lidar(Counting(steps=20), Budget(nfe=nfe), share=share)
+    lookaheads = sum(e.scout for e in report.evaluations)
+    room = (nfe - 40) // 5  # beside the user's own and one that is guided, at 5 of 20 steps
+    assert lookaheads == min(max(2, round(share * (nfe - 20) / 5)), room)
+    assert sum(e.recipe[-1]["op"] == "guide" for e in report.finished) == (nfe - 20 - 5 * lookaheads) // 20 >= 1
 
 
 def test_later_rounds_are_guided_by_all_lookaheads_so_far() -> None:

@@ -115,7 +115,8 @@ def test_starts_are_drawn_by_their_tilted_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    "scores, expected", [([1.0, 3.0], 1.0), ([2.0, 2.0], 1.0), ([5.0, float("nan"), 1.0], 2.0), ([], 1.0)]
+    "scores, expected",
+    [([1.0, 3.0], 1.0), ([2.0, 2.0], 1.0), ([0.1] * 3, 1.0), ([5.0, float("nan"), 1.0], 2.0), ([], 1.0)],
 )
 def test_the_spread_ignores_what_has_no_score_and_is_1_where_all_are_equal(
     scores: list[float], expected: float

@@ -52,7 +52,8 @@ def test_a_round_trip_makes_the_same_noise_bit_for_bit() -> None:
 @pytest.mark.parametrize(
     "text, complaint",
     [
-        ("", "not JSON"),
+        ("", "recipe: it is empty; paste a recipe from a report"),
+        (" \n", "recipe: it is empty; paste"),
         ("seed 7", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ('[{"op": "seed", "seed": ' + "9" * 5000 + "}]", "recipe"),
@@ -93,6 +94,14 @@ def test_a_round_trip_makes_the_same_noise_bit_for_bit() -> None:
         (
             '[{"op": "seed", "seed": 1}, {"op": "slerp", "with": [{"op": "seed", "seed": 2}], "fraction": NaN}]',
             "operation 1.*fraction=nan",
+        ),
+        (
+            '[{"op": "seed", "seed": 1}, {"op": "slerp", "with": [{"op": "seed", "seed": 2}], "fraction": 1.5}]',
+            r"operation 1 \(slerp\): got fraction=1.5; expected 0 to 1",
+        ),
+        (
+            '[{"op": "seed", "seed": 1}, {"op": "slerp", "with": [{"op": "seed", "seed": 2}], "fraction": -0.1}]',
+            "fraction=-0.1; expected 0 to 1",
         ),
         (
             '[{"op": "seed", "seed": 1}, {"op": "renoise", "seed": 2, "from": 0.1, "to": Infinity}]',
@@ -216,8 +225,26 @@ def test_then_leaves_the_recipe_it_starts_from_alone() -> None:
 
 def test_a_recipe_has_a_short_human_name() -> None:
     assert describe(Recipe.of_seed(7).operations) == "seed 7"
-    assert describe(long_recipe().operations) == "seed 18446744073709551615, 4 moves, re-noised 1 times"
+    assert describe(long_recipe().operations) == "seed 18446744073709551615, 4 moves, re-noised once"
     assert describe(Recipe.of_given(3).operations) == "given noise 3"
+
+
+def test_one_of_a_kind_is_named_in_the_singular() -> None:
+    named = []
+    recipe = Recipe.of_seed(7)
+    for _ in range(2):
+        recipe = recipe.then(op="mix", seed=1, cosine=0.5).then(op="renoise", seed=3, **{"from": 0.1, "to": 0.9})
+        recipe = recipe.then(op="guide", seeds=[5], steps=2, scale=1.0, strength=0.3, until=0.3)
+        recipe = recipe.then(op="step", seed=17, **{"from": 0.9})
+        named.append(describe(recipe.operations))
+    assert named[0] == "seed 7, 1 move, re-noised once, guided by 1 lookahead, 1 branch"
+    assert named[1] == "seed 7, 2 moves, re-noised 2 times, guided by 2 lookaheads, 2 branches"
+
+
+def test_all_that_search_axes_makes_of_the_widgets_of_the_host_is_read_back() -> None:
+    widest = Recipe.of_seed(7).then(op="cfg", scale=100.0 * (1 + 4)).then(op="guidance", scale=500.0)
+    widest = widest.then(op="conditioning", seed=1, strength=10.0).then(op="cfg", scale=0.0)
+    assert Recipe.from_json(widest.to_json()) == widest
 
 
 # what changes how the model is asked, and the step noise
@@ -259,10 +286,13 @@ def test_step_noise_of_its_own_is_replayable_and_has_no_plain_seed() -> None:
 @pytest.mark.parametrize(
     "operation, complaint",
     [
-        ('{"op": "cfg", "scale": -1}', "got scale=-1; expected 0 or more"),
+        ('{"op": "cfg", "scale": -1}', "got scale=-1; expected 0 to 500"),
+        ('{"op": "cfg", "scale": 500.1}', "got scale=500.1; expected 0 to 500"),
+        ('{"op": "guidance", "scale": 1e6}', r"\(guidance\): got scale=1000000.0; expected 0 to 500"),
+        ('{"op": "conditioning", "seed": 3, "strength": 10.5}', "got strength=10.5; expected 0 to 10"),
         ('{"op": "cfg", "scale": NaN}', "got scale=nan"),
         ('{"op": "guidance", "scale": "3"}', "got scale='3'; expected float"),
-        ('{"op": "conditioning", "seed": 3, "strength": -0.5}', "got strength=-0.5; expected 0 or more"),
+        ('{"op": "conditioning", "seed": 3, "strength": -0.5}', "got strength=-0.5; expected 0 to 10"),
         ('{"op": "conditioning", "strength": 0.5}', "got seed=None; expected int"),
         ('{"op": "step_noise", "seed": -3}', "got seed=-3"),
     ],
@@ -273,7 +303,7 @@ def test_rubbish_beside_the_noise_is_refused(operation: str, complaint: str) -> 
 
 
 def test_the_name_of_a_recipe_says_how_the_model_is_asked() -> None:
-    name = "seed 7, 1 moves, step noise 17, cfg 4.5, guidance 3, conditioning noise 0.3"
+    name = "seed 7, 1 move, step noise 17, cfg 4.5, guidance 3, conditioning noise 0.3"
     assert describe(asked().operations) == name
     twice = asked().then(op="conditioning", seed=1, strength=0.05).then(op="cfg", scale=2.0)
     assert describe(twice.operations) == name.replace("4.5", "2").replace("0.3", "0.3 + 0.05")

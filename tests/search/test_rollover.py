@@ -1,5 +1,6 @@
 """Rollover budget forcing: who is accepted, what is rolled over, and what a round costs."""
 
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,7 @@ from pack.search.recipe import Recipe
 from pack.search.rollover import Chain
 from pack.search.smc import TRANSITIONS
 from pack.search.types import Advance, Finish, Judge, Row
-from pack.tests.search.worlds import Counting, Recorded, columns, often_nan, search
+from pack.tests.search.worlds import Counting, Recorded, Scorer, columns, often_nan, search
 
 NAN = float("nan")
 KINDS = pytest.mark.parametrize("flow", [True, False], ids=["flow", "eps"])
@@ -51,6 +52,17 @@ def test_the_first_child_above_the_record_is_accepted_and_the_quota_rolls_over(f
     assert sum(drawn) <= 3 * 6
     # the own seed, three noises and their looks, the children, the last steps
     assert report.nfe == 10 + 3 * 3 + sum(drawn) + 2
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("steps", [7, 10, 12, 20])
+@pytest.mark.parametrize("quota", [3, 4, 5])
+def test_where_no_child_beats_the_record_every_step_has_its_quota_of_them(quota: int, steps: int, order: int) -> None:
+    flat = Scorer("flat", lambda clean: torch.zeros(len(clean), dtype=torch.float64))
+    chosen = algorithm("rollover", chains=1, starts=1, quota=quota)
+    report = search(chosen, Counting(order=order, steps=steps), Budget(candidates=2), flat)
+    children = Counter(e.sigma for e in report.evaluations if e.candidate is None and e.sigma < 1)
+    assert {*children.values()} == {quota} and len(children) == min(round(0.95 * steps), steps - 1)
 
 
 def test_some_step_draws_more_than_its_quota_with_what_others_spared() -> None:

@@ -585,3 +585,32 @@ def test_a_ledger_that_cannot_be_written_is_noted_and_ends_nothing(
     report = search("random", Counting(), Budget(candidates=6), folder=tmp_path)
     assert columns(report.evaluations) == columns(whole.evaluations)
     assert report.notes == ["the ledger could not be written: No space left on device"]
+
+
+def test_a_folder_that_cannot_be_made_is_noted_and_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file", encoding="utf-8")
+    report = search("random", Counting(), Budget(candidates=3), folder=tmp_path / "taken" / "search")
+    assert len(report.finished) == 3
+    assert [note for note in report.notes if note.startswith("the ledger could not be written: ")] == report.notes
+    assert report.notes
+
+
+def test_finish_now_ends_a_search_that_has_half_made_images_with_one_of_them() -> None:
+    class Soon(Seen):
+        def finish_now(self) -> bool:
+            return bool(self.evaluations)
+
+    seen = Soon()
+    report = search("pruned", Counting(steps=20), Budget(nfe=1000), watcher=seen)
+    begun = seen.evaluations[0]
+    assert begun.candidate is None and report.stopped == {"finish now": 1}
+    assert len(report.finished) == 1 and report.nfe <= begun.nfe + 20  # no more than one image takes
+
+
+def test_a_verifier_that_leads_is_no_held_out_one() -> None:
+    leading, other = first(), second()
+    report = search("random", Counting(), Budget(candidates=2), leading, held_out=leading)
+    assert [note.split(",")[0] for note in report.notes] == ["held out: first leads the search too"]
+    report = search("random", Counting(), Budget(candidates=2), RankMean(leading, other), held_out=other)
+    assert [note.split(",")[0] for note in report.notes] == ["held out: second leads the search too"]
+    assert search("random", Counting(), Budget(candidates=2), leading, held_out=other).notes == []

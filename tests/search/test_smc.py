@@ -2,15 +2,18 @@
 
 import math
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from pack.search import Budget, Recipe, SearchError, SearchReport, algorithm
+from pack.search import Budget, Recipe, Row, SearchError, SearchReport, algorithm
 from pack.search.recipe import describe
-from pack.search.smc import METHODS, POTENTIALS, PRESETS, TRANSITIONS, Lineage, Spread, rounds, stages
+from pack.search.smc import METHODS, POTENTIALS, PRESETS, TRANSITIONS, Lineage, Spread, rounds, stages, weighed
 from pack.search.types import Advance, Finish, Judge, Plan, Predict, Slope
 from pack.tests.search.worlds import Counting, RankMean, Recorded, Scorer, columns, first, often_nan, search, second
+from pack.verifiers import VerifierEnsemble
 
 NAN = float("nan")
 KINDS = pytest.mark.parametrize("flow", [True, False], ids=["flow", "eps"])
@@ -75,7 +78,29 @@ def test_stages_are_shares_of_the_steps_and_leave_the_last_one_to_the_sampler() 
     assert stages(plan, 0.2, 0.8, 0.0, 5) == ([4, 9, 14, 16], {4, 9, 14})
     assert stages(plan, 0.5, 0.5, 0.1, 1) == ([10], set())
     assert stages(plan_of(1), 0.2, 0.8, 0.2, 1) == ([0], set())
-    assert stages(plan_of(7), 0.1, 0.9, 0.3, 1)[1] == {1, 4}
+    assert stages(plan_of(7), 0.1, 0.9, 0.3, 1)[1] == {1, 3, 5}
+    assert stages(plan_of(20), 0.2, 0.85, 0.2, 3) == ([4, 7, 10, 13, 16, 17], {4, 10, 13, 16})
+
+
+@pytest.mark.parametrize("preset", ["FK", "BFS"])
+def test_the_papers_look_at_a_fifth_two_three_and_four_of_the_steps_however_many_there_are(preset: str) -> None:
+    start, end, every = (PRESETS[preset][name] for name in ("start", "end", "every"))
+    for steps in range(4, 51):
+        stops, judged = stages(plan_of(steps), start, end, every, 1)
+        expected = {(2 * fifths * steps + 5) // 10 for fifths in (1, 2, 3, 4)}  # a half goes up
+        assert judged == {step for step in expected if step < steps - 1}
+        assert max(judged) < stops[-1] < steps  # so that copies part after the last look
+    assert stages(plan_of(20), start, end, every, 1) == ([*range(4, 18)], {4, 8, 12, 16})
+
+
+@pytest.mark.parametrize("inner, spread", [(1, 0.775), (5, 0.91)])
+def test_images_by_glass_vary_too_little_in_few_inner_steps(inner: int, spread: float) -> None:
+    """Data N(0, 1) at 20 steps, as the docstring says; ddim makes 0.89 of it."""
+    sampler = Counting(steps=20, means=torch.zeros(1, 12), spread=1.0)
+    chosen = algorithm("smc", particles=150, temperature=0.0, transition="glass", inner=inner)
+    report = search(chosen, sampler, Budget(candidates=151), top_k=151, batch=64)
+    clean = torch.cat([kept.row.x for kept in report.top if kept.evaluation.id > 0])  # type: ignore[misc]
+    assert float(clean.std()) == pytest.approx(spread, abs=0.04)  # two standard errors of 1,800 numbers
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
@@ -166,6 +191,16 @@ def test_the_best_alone_is_the_parent_of_all() -> None:
         assert {report.evaluations[i].parent for i in after} == {best}
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1e-3, 10.0])
+def test_top_keeps_the_best_whatever_the_temperature(temperature: float) -> None:
+    settings = {**PLAIN, "resampling": "top", "potential": "current", "particles": 8, "temperature": temperature}
+    report = search(algorithm("smc", **settings, survivors=0.25), Counting(steps=10), Budget(candidates=9))
+    generations = [*judgements(report), [e.id for e in report.finished[1:]]]
+    for before, after in zip(generations, generations[1:], strict=False):
+        best = sorted(before, key=lambda i: report.evaluations[i].score)[-2:]
+        assert {report.evaluations[i].parent for i in after} == {*best}
+
+
 @pytest.mark.parametrize("resampling", METHODS)
 @pytest.mark.parametrize("potential", POTENTIALS)
 def test_what_could_not_be_judged_leaves_no_children(resampling: str, potential: str) -> None:
@@ -181,6 +216,61 @@ def test_what_could_not_be_judged_leaves_no_children(resampling: str, potential:
             childless += 1
     assert childless > 5
     assert report.best is not None and report.best.evaluation.verdict == "judged"
+
+
+class Dim(Counting):
+    """Knows the sigma of what its verifier sees."""
+
+    shown = 1.0
+
+    def predict(self, rows: Any, meter: Any) -> list[Row]:
+        self.shown = rows[0].sigma
+        return super().predict(rows, meter)
+
+    def advance(self, rows: Any, sigmas: Any, meter: Any, *more: Any, **named: Any) -> list[Row]:
+        self.shown = sigmas[-1]
+        return super().advance(rows, sigmas, meter, *more, **named)
+
+
+def blind(sampler: Dim, above: float, vetoed: bool) -> Any:
+    """Cannot judge, or vetoes, whatever is noisier than that."""
+
+    def clear(clean: Tensor) -> Tensor:
+        return torch.full_like(clean[:, 0], float(sampler.shown <= above))
+
+    if vetoed:
+        scored = first()
+        scored.differentiable = True  # type: ignore[attr-defined]
+        return VerifierEnsemble([scored, Scorer("clear", clear)], weights=[1.0, 0.0], vetoes={"clear": 0.5})
+    return Scorer("first", lambda clean: torch.where(clear(clean) > 0, clean[:, 0], NAN))
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize("vetoed", [False, True], ids=["unjudged", "vetoed"])
+def test_a_look_that_cannot_be_judged_is_as_if_it_had_not_been(preset: str, vetoed: bool) -> None:
+    sampler = Dim(steps=20)
+    first_look = sampler.sigmas[round(20 * PRESETS[preset].get("start", 0.2))]
+    verifier = blind(sampler, first_look - 0.01, vetoed)
+    recorded = Recorded("smc", **PRESETS[preset])
+    report = search(recorded.algorithm, sampler, Budget(nfe=20 * 21), verifier)
+    assert report.nfe == sampler.rows <= 20 * 21
+    groups = judgements(report)
+    opening = [group for group in groups if report.evaluations[group[0]].sigma == first_look]
+    assert opening and all(report.evaluations[i].verdict != "judged" for group in opening for i in group)
+    copied = [len(e.recipe) for e in report.finished[1:]]
+    assert sum(copied) / len(copied) > (3.0 if "guidance" in PRESETS[preset] else 2.2)  # a seed and a step are 2
+    # nobody was copied or lost at the look that told nothing
+    for group, after in zip(groups, groups[1:], strict=False):
+        if group in opening:
+            assert [report.evaluations[i].parent for i in after] == group
+
+
+def test_a_look_that_leaves_nobody_any_weight_weighs_those_that_it_could_judge() -> None:
+    lineages = [Lineage(log_weight=-math.inf), Lineage(log_weight=-math.inf), Lineage(log_weight=1.0)]
+    after = weighed(lineages, "current", [2.0, NAN, NAN], 3.0)
+    assert [one.log_weight for one in after] == [6.0, -math.inf, -math.inf]
+    after = weighed(lineages, "current", [2.0, NAN, 0.5], 3.0)
+    assert [one.log_weight for one in after] == [-math.inf, -math.inf, 2.5]
 
 
 def test_no_temperature_is_plain_ancestral_sampling() -> None:
@@ -242,6 +332,7 @@ def test_differences_telescope_under_a_rising_temperature_too() -> None:
 
 def test_the_spread_is_pooled_within_judgements() -> None:
     spread = Spread()
+    assert all(Spread().after([score] * 3) == 1.0 for score in (0.1, 0.7, -2.1, 1 / 3))  # whatever rounding makes of it
     assert spread.after([1.0, 1.0]) == 1.0 and spread.after([NAN, NAN]) == 1.0
     assert spread.after([100.0, 104.0, NAN]) == pytest.approx(math.sqrt(8 / 2))
     assert spread.after([-50.0, -52.0, -54.0]) == pytest.approx(math.sqrt(16 / 4))

@@ -10,7 +10,7 @@ from torch import Tensor
 from pack.search import Recipe, Row
 from pack.search.mixture import MixtureSampler
 from pack.search.recipe import gaussian
-from pack.search.transitions import FRESH, ancestral, ddim, glass, parted, random_step, step_noise, stepped
+from pack.search.transitions import FRESH, ancestral, ddim, glass, parted, random_step, step_noise, stepped, transit
 from pack.search.types import Plan, Predict, Reply
 
 MEANS = torch.tensor([[1.2, -0.4, 0.3], [-0.8, 0.9, 0.0], [0.1, -0.6, -1.0]], dtype=torch.float64)
@@ -208,6 +208,42 @@ def test_ddim_is_the_formula_of_its_paper_for_variance_preserving_models(beta_hi
     for eta in (0.0, 0.5, 1.0):
         published = eta * math.sqrt((1 - beta_low) / (1 - beta_high)) * math.sqrt(1 - beta_high / beta_low)
         assert low[1] * ddim(high, low, eta) == pytest.approx(published, abs=1e-12)
+
+
+class Louder(MixtureSampler):
+    """A flow model of data 8 times as large, which multiplies its noise by 8."""
+
+    def __init__(self) -> None:
+        super().__init__(8 * MEANS, spread=8 * SPREAD)
+
+    def coefficients(self, sigma: float) -> tuple[float, float]:
+        return 1 - sigma, 8 * sigma
+
+    def time(self, sigma: float) -> float:
+        return sigma
+
+
+@pytest.mark.parametrize("kind", [*FRESH, "glass"])
+def test_a_model_that_scales_its_noise_takes_the_same_steps_at_its_scale(kind: str) -> None:
+    (plain, plan), louder = world(True), Louder()
+    scaled = Plan(louder.sigmas, louder.time, louder.sigma, louder.coefficients, None)
+    assert [p.noise_scale for p in (plan, world(False)[1], scaled)] == [1.0, 1.0, 8.0]  # to the last bit
+    rows = [at(plain, 0.8), replace(at(plain, 0.8), x=8 * state(at(plain, 0.8)))]
+    for sigma in (0.7, 0.5, 0.2):
+        rows = [replace(rows[0], x0=plain.denoise(state(rows[0]), rows[0].sigma)),
+                replace(rows[1], x0=louder.denoise(state(rows[1]), rows[1].sigma))]  # fmt: skip
+        [rows[0]] = served(plain, transit(rows[:1], plan, sigma, kind, 1.0, 0.4, 3))
+        [rows[1]] = served(louder, transit(rows[1:], scaled, sigma, kind, 1.0, 0.4, 3))
+        assert torch.allclose(state(rows[1]), 8 * state(rows[0]), rtol=0, atol=1e-9)
+
+
+@FLOW
+@pytest.mark.parametrize("kind", [*FRESH, "glass"])
+def test_a_sigma_that_the_schedule_names_twice_moves_nothing(flow: bool, kind: str) -> None:
+    sampler, plan = world(flow)
+    row = at(sampler, sampler.sigmas[0])
+    [moved] = served(sampler, transit([row], plan, row.sigma, kind, 1.0, 0.4, 2))
+    assert torch.equal(state(moved), state(row))
 
 
 @FLOW

@@ -95,5 +95,9 @@ def test_what_makes_no_region_is_refused() -> None:
         RegionVerifier(Brightness(), torch.zeros(1, 8, 8))
     with pytest.raises(SearchError, match="margin: got -1"):
         RegionVerifier(Brightness(), mask(1, 2, 1, 2), -1.0)
+    pooled = Brightness()
+    pooled.pooled = True  # type: ignore[attr-defined]
+    with pytest.raises(SearchError, match="verifier: got Brightness, which judges all pictures together"):
+        RegionVerifier(pooled, mask(1, 2, 1, 2))
     with pytest.raises(SearchError, match="verifier: got the ensemble .*between each Verifier"):
         RegionVerifier(VerifierEnsemble([Brightness(), load_broken_image()]), mask(1, 2, 1, 2))

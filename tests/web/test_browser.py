@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pack.tests.host_server import PACK, HostServer
-from pack.tests.workflows.graphs import NAMES, WORKFLOWS, folder_of, ledger, shipped
+from pack.tests.workflows.graphs import NAMES, WORKFLOWS, folder_of, id_of, ledger, shipped
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install playwright)")
 
@@ -31,6 +31,9 @@ REDRAWN = """() => new Promise((done) => {
   };
   next();
 })"""
+
+#: What the panel of a search says after its first image.
+GOING = re.compile(r"^searching: \d{2,} of \d+ NFE, \d+ images?, best -?[\d.e-]+ \(about \d+ (s|min|h) left\)$")
 
 #: Opens the page of a server with (True) or without (False) ComfyUI's Vue renderer.
 Opener = Callable[[bool], Any]
@@ -164,6 +167,7 @@ def test_the_first_template_runs_and_shows_its_result(opened: Opener, server: Ho
     sync_api.expect(text).to_contain_text("24 candidates, 480 NFE")
     sync_api.expect(text).to_contain_text("held-out Exact Judge")
     sync_api.expect(text).to_contain_text("gain over the mean: searched ")
+    sync_api.expect(text).to_contain_text(re.compile(r"rank agreement of .+ and .+: -?[\d.e-]+, the lowest of 3 pairs"))
     sync_api.expect(text).to_contain_text("stopped by candidates")
     sync_api.expect(button).to_be_disabled()
     page.evaluate("async () => { await app.extensionManager.command.execute('Comfy.Canvas.FitView') }")
@@ -189,7 +193,7 @@ def test_finish_now_ends_the_search_with_a_result(opened: Opener, server: HostSe
     endless(page)
     button, text = panel(page)
     queue(page)
-    sync_api.expect(text).to_have_text(re.compile(r"^searching: \d{2,} of \d+ NFE$"), timeout=TIMEOUT)
+    sync_api.expect(text).to_have_text(GOING, timeout=TIMEOUT)
     sync_api.expect(button).to_be_enabled()
     button.click()
     sync_api.expect(text).to_contain_text("stopped by finish now", timeout=TIMEOUT)
@@ -222,6 +226,108 @@ def test_a_result_that_overtakes_the_answer_to_finish_now_stays(opened: Opener, 
     sync_api.expect(button).to_be_disabled()
 
 
+TELL = """([states, news]) => {
+  const { api } = window.comfyAPI.api;
+  const send = (kind, detail) => api.dispatchEvent(new CustomEvent(kind, { detail }));
+  const running = ([value, max]) => ({ state: "running", value, max });
+  const nodes = Object.fromEntries(Object.entries(states).map(([id, state]) => [id, running(state)]));
+  send("progress_state", { nodes });
+  const all = { part: "", images: 0, best: null, seconds_per_nfe: null };
+  for (const each of news) send("noise_search.news", { ...all, ...each });
+  if (!Object.keys(states).length) send("executing", null);
+}"""
+
+
+def test_the_panel_says_how_its_own_search_goes(opened: Opener, server: HostServer) -> None:
+    page = opened(False)
+    load(page, server, "first_search")
+    _, text = panel(page)
+
+    def told(*news: dict[str, Any], nfe: tuple[int, int] = (120, 320)) -> str:
+        page.evaluate(TELL, [{SEARCH: nfe, "99": (1, 2)}, news])
+        return str(text.inner_text())
+
+    own = {"node_id": SEARCH, "images": 6, "best": 1.23456, "seconds_per_nfe": 0.2}
+    assert told({"node_id": SEARCH}) == "searching: 120 of 320 NFE"
+    assert told(own) == "searching: 120 of 320 NFE, 6 images, best 1.235 (about 40 s left)"
+    other = {**own, "node_id": "99", "images": 9}
+    assert told(other, nfe=(220, 320)) == "searching: 220 of 320 NFE, 6 images, best 1.235 (about 20 s left)"
+    assert told({**own, "images": 1, "seconds_per_nfe": 3}).endswith("1 image, best 1.235 (about 10 min left)")
+    assert told({**own, "best": None}, nfe=(320, 320)) == "searching: 320 of 320 NFE, 6 images, none can win yet"
+    assert told({**own, "seconds_per_nfe": None}, nfe=(120, 121)) == "searching: 120 NFE, 6 images, best 1.235"
+    assert told({**own, "part": "0003"}).startswith("searching prompt 3: 120 of 320 NFE, 6 images")
+    page.evaluate(TELL, [{}, []])  # it is over; the next search in this node begins with nothing
+    assert told() == "searching: 120 of 320 NFE"
+
+
+def test_the_panel_says_how_well_scouts_told_the_scores(opened: Opener, server: HostServer) -> None:
+    page = opened(False)
+    load(page, server, "first_search")
+    _, text = panel(page)
+
+    def shown(**more: Any) -> str:
+        result = {"stopped": {"nfe": 9}, "candidates": 3, "nfe": 9, "seconds": 1, **more}
+        page.evaluate(
+            "([id, result]) => app.rootGraph.getNodeById(id).onExecuted({ noise_search: [result] })", [SEARCH, result]
+        )
+        return str(text.inner_text())
+
+    scouting = {"scouts": 24, "rendered": 6, "correlation": 0.82857}
+    assert "24 scouts, 6 rendered in full, rank agreement with those: 0.8286\n" in shown(scouting=scouting)
+    assert "24 scouts, 6 rendered in full\n" in shown(scouting={**scouting, "correlation": None})
+    pair = {"first": "A", "second": "B", "correlation": 0.5}
+    assert "rank agreement of A and B: 0.5\n" in shown(agreements=[pair, {**pair, "correlation": None}])
+    said = shown(agreements=[], scouting=None)
+    assert "agreement" not in said and "scouts" not in said
+
+
+@pytest.mark.slow
+def test_a_page_that_is_opened_again_goes_on_to_say_how_the_search_goes(opened: Opener, server: HostServer) -> None:
+    page = opened(False)
+    load(page, server, "first_search")
+    endless(page)
+    queue(page)
+    sync_api.expect(panel(page)[1]).to_have_text(GOING, timeout=TIMEOUT)
+    page.reload()
+    page.wait_for_function("() => window.app?.extensionManager && app.rootGraph?.nodes.length")
+    load(page, server, "first_search")
+    button, text = panel(page)
+    sync_api.expect(text).to_have_text(GOING, timeout=TIMEOUT)
+    button.click()
+    sync_api.expect(text).to_contain_text("stopped by finish now", timeout=TIMEOUT)
+
+
+@pytest.mark.slow
+def test_the_files_of_a_search_bring_its_graph_back(opened: Opener, server: HostServer) -> None:
+    page = opened(False)
+    load(page, server, "first_search")
+    page.evaluate(
+        "(id) => { app.rootGraph.getNodeById(id).widgets.find((w) => w.name === 'max_candidates').value = 3; }", SEARCH
+    )
+    before = json.loads(page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)"))
+    count = page.evaluate("() => app.rootGraph.nodes.length")
+    queue(page)
+    sync_api.expect(panel(page)[1]).to_contain_text("3 candidates", timeout=TIMEOUT)
+    page.wait_for_function("(id) => app.rootGraph.getNodeById(id).imgs?.length", arg=id_of(shipped(), "SaveImage"))
+    files = server.output_dir / "noise_search"
+    for pattern in ("best_*.png", f"*-{SEARCH}/best.png", f"*-{SEARCH}/best.latent"):
+        path = max(files.glob(pattern), key=lambda path: path.stat().st_mtime)
+        page.evaluate("() => { app.rootGraph.clear(); }")
+        page.evaluate(
+            """async ([filename, subfolder]) => {
+              const where = new URLSearchParams({ filename, subfolder, type: "output" });
+              const blob = await (await fetch(`/view?${where}`)).blob();
+              await app.handleFile(new File([blob], filename, { type: filename.endsWith("png") ? "image/png" : "" }));
+            }""",
+            [path.name, path.parent.relative_to(server.output_dir).as_posix()],
+        )
+        page.wait_for_function("(count) => app.rootGraph.nodes.length === count", arg=count)
+        after = json.loads(page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)"))
+        assert {key: node["inputs"] for key, node in after.items()} == {
+            key: node["inputs"] for key, node in before.items()
+        }
+
+
 @pytest.mark.slow
 def test_a_cancelled_search_says_where_its_files_are(opened: Opener, server: HostServer) -> None:
     page = opened(False)
@@ -231,7 +337,7 @@ def test_a_cancelled_search_says_where_its_files_are(opened: Opener, server: Hos
     queue(page)
     sync_api.expect(text).to_have_text(re.compile(r"^searching: \d{2,} "), timeout=TIMEOUT)
     server.interrupt()
-    sync_api.expect(text).to_contain_text("cancelled: the best image and the ledger so far", timeout=TIMEOUT)
+    sync_api.expect(text).to_contain_text("cancelled: the best so far and the ledger", timeout=TIMEOUT)
     said = re.search(rf"output/noise_search/([\w-]+)-{SEARCH}$", text.inner_text())
     assert said is not None
     assert ledger(folder_of(server, said[1], SEARCH))
