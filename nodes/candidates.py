@@ -17,7 +17,6 @@ from ..search.space import Candidates
 from . import sockets
 from .noise import RecipeNoise
 
-
 #: What each operation of MIDWAY did to a candidate.
 ON_THE_WAY = {
     "renoise": "it was re-noised",

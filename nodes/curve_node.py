@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+from statistics import fmean
 from typing import Any
 
 from comfy_api.latest import io
@@ -13,7 +17,7 @@ from ..search.report import SearchReport
 from . import sockets
 from .guided_sampler import GuidedSampler
 from .live import FINISH
-from .search_sampler import SearchSampler, as_ksampler, search_as_ksampler
+from .search_sampler import HIDDEN, SearchSampler, as_ksampler, search_as_ksampler, summary
 
 _BEFORE = (
     "model", "seed", "steps", "cfg", "sampler_name", "scheduler", "positive", "negative", "latent_image", "denoise",
@@ -56,7 +60,7 @@ class MeasureCurve(io.ComfyNode):
                 io.Image.Output(display_name="image", tooltip="The best candidate."),
                 sockets.SearchReport.Output(display_name="report"),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+            hidden=HIDDEN,
             not_idempotent=True,
             has_intermediate_output=True,
         )  # fmt: skip
@@ -83,14 +87,51 @@ class MeasureCurve(io.ComfyNode):
             max_candidates=max_candidates, batch_size=batch_size, top_k=1, preview_vae=preview_vae, **settings,
         )  # fmt: skip
         latent, image, _, _, _, report = out.args
-        return io.NodeOutput(*_texts(watching, report, before), latent, image, report, ui=out.ui)
+        texts = _texts(watching, report, before, of_earlier(earlier))
+        return io.NodeOutput(*texts, latent, image, report, ui={"noise_search": [summary(report)]})
 
 
-def _texts(watching: Watching, report: SearchReport, before: Measured | None) -> tuple[Any, Any]:
-    """The measurement as JSON and as a table; blocked, with the reason, where the candidates tell nothing."""
+def _texts(watching: Watching, report: SearchReport, before: Measured | None, parts: list[Any]) -> tuple[Any, Any]:
+    """The measurement as JSON and as a table; blocked where the candidates tell nothing. The report says that, too.
+
+    `parts` are what `earlier` was put together from; a measurement that is among them does not count once more.
+    """
     try:
         measured = watching.measured([e.parts for e in report.judged])
     except SearchError as error:
+        report.note(str(error))
         return ExecutionBlocker(str(error)), ExecutionBlocker(str(error))
-    measured = measured if before is None else measured.with_earlier(before)
-    return measured.to_json(), measured.table()
+    own = identity(report)
+    if before is not None and any(is_same(own, part) for part in parts):
+        report.note(
+            "earlier: it has candidates of this prompt and seed already, so only the larger of the two measurements is "
+            f"given ({max(before.candidates, measured.candidates)} candidates): change the prompt or the seed"
+        )
+        larger = before.candidates >= measured.candidates
+        measured, parts = (before, parts) if larger else (measured, [own])
+    else:
+        measured, parts = measured if before is None else measured.with_earlier(before), [*parts, own]
+    return json.dumps({**json.loads(measured.to_json()), "of": parts}), measured.table()
+
+
+def identity(report: SearchReport) -> dict[str, Any]:
+    """What tells one measurement from another: its first candidates, as many as the smallest one has."""
+    first = report.judged[:FEWEST]
+    scores = [score for e in first for score in e.parts.values() if math.isfinite(score)]
+    text = json.dumps([report.settings["prompt"], [e.seed for e in first]])
+    return {"candidates": hashlib.sha256(text.encode()).hexdigest()[:16], "mean": fmean(scores)}
+
+
+def is_same(one: dict[str, Any], other: Any) -> bool:
+    """Whether two identities are of one measurement. A GPU does not make every digit of a score again."""
+    try:
+        alike = math.isclose(one["mean"], other["mean"], rel_tol=1e-3)
+        return bool(one["candidates"] == other["candidates"] and alike)
+    except (KeyError, TypeError):  # of a text that somebody has changed
+        return False
+
+
+def of_earlier(text: str) -> list[Any]:
+    """The identities in a text of Measure Curve; none in an empty one, and in those of older versions."""
+    parts = json.loads(text).get("of") if text.strip() else None
+    return parts if isinstance(parts, list) else []

@@ -39,27 +39,31 @@ class FinishRequests:
     """Who asked which running search to finish now. One object per process: a web request reaches a running node."""
 
     def __init__(self) -> None:
-        self._running: set[str] = set()
+        self._running: dict[str, Callable[[], dict[str, Any]]] = {}
         self._asked: set[str] = set()
         self._ended_early: dict[str, int] = {}
 
-    def start(self, node_id: str) -> None:
-        """A search starts in this node."""
-        self._running.add(node_id)
+    def start(self, node_id: str, news: Callable[[], dict[str, Any]] = dict) -> None:
+        """A search starts in this node; `news` says how it goes."""
+        self._running[node_id] = news
         self._asked.discard(node_id)
 
     def end(self, node_id: str) -> None:
         """It is over. A result that was cut short must not be served from the cache next time."""
         if node_id in self._asked:
             self._ended_early[node_id] = self._ended_early.get(node_id, 0) + 1
-        self._running.discard(node_id)
+        self._running.pop(node_id, None)
         self._asked.discard(node_id)
 
     def ask(self, node_id: str | None) -> list[str]:
         """Ask one node, or every running one; returns those that were running."""
-        asked = sorted(self._running if node_id is None else self._running & {node_id})
+        asked = sorted(self._running if node_id is None else self._running.keys() & {node_id})
         self._asked.update(asked)
         return asked
+
+    def running(self) -> list[dict[str, Any]]:
+        """What every running search has to tell."""
+        return [news() for news in list(self._running.values())]  # a search may begin or end meanwhile
 
     def asked(self, node_id: str) -> bool:
         """Whether this node should finish."""
@@ -74,7 +78,10 @@ FINISH = FinishRequests()
 
 
 def register_routes() -> None:
-    """POST /noise_search/finish {"node_id": "5"} ends that search with its best so far; without an id, all."""
+    """POST /noise_search/finish {"node_id": "5"} ends that search with its best so far; without an id, all.
+
+    GET /noise_search/running says how the running searches go; with ?client_id=... only those that this client queued.
+    """
     instance = getattr(PromptServer, "instance", None)
     if instance is None:  # ComfyUI is used as a library, without its server
         return
@@ -87,6 +94,11 @@ def register_routes() -> None:
             return web.json_response({"error": 'expected JSON such as {"node_id": "5"}'}, status=400)
         node_id = body.get("node_id") if isinstance(body, dict) else None
         return web.json_response({"finishing": FINISH.ask(None if node_id is None else str(node_id))})
+
+    @instance.routes.get("/noise_search/running")
+    async def running(request: web.Request) -> web.Response:
+        foreign = request.query.get("client_id", instance.client_id) != instance.client_id
+        return web.json_response({"running": [] if foreign else FINISH.running()})
 
 
 class LiveSearch(Watcher):
@@ -106,12 +118,13 @@ class LiveSearch(Watcher):
         self.bar = comfy.utils.ProgressBar(1, node_id=self.node_id)
         self.best: Evaluation | None = None
         self.images = 0
+        self.nfe = 0
+        self.expected: int | None = None  # NFE in all, where a limit tells
         self.pace: float | None = None  # seconds per NFE; None while the end is not known
-        self.ends = False
         self.untold, self.told = True, -math.inf
 
     def __enter__(self) -> LiveSearch:
-        FINISH.start(self.node_id)
+        FINISH.start(self.node_id, self.news)
         self.tell()
         return self
 
@@ -120,15 +133,16 @@ class LiveSearch(Watcher):
 
     def progress(self, nfe: int, expected: int | None) -> None:
         """ComfyUI's progress bar counts NFE. Raises the host's interrupt when the user cancels."""
-        self.ends = expected is not None
-        self.bar.update_absolute(nfe, max(nfe, expected or nfe + 1))
+        self.nfe, self.expected = nfe, None if expected is None else max(nfe, expected)
+        self.bar.update_absolute(nfe, self.expected or nfe + 1)
+        self.untold = True  # the bar drops updates below 0.5 %, which stands still on a large budget
         self.tell()
 
     def evaluated(self, evaluation: Evaluation, images: torch.Tensor, best: bool) -> None:
         """Count the images and the time."""
         if evaluation.candidate is not None:
             self.images = evaluation.candidate + 1
-        self.pace = evaluation.seconds / max(1, evaluation.nfe) if self.ends else None
+        self.pace = evaluation.seconds / max(1, evaluation.nfe) if self.expected is not None else None
         self.untold = True
         self.tell()
 
@@ -138,15 +152,20 @@ class LiveSearch(Watcher):
         if server is None or not self.untold or time.monotonic() < self.told + NEWS_SECONDS:
             return
         self.untold, self.told = False, time.monotonic()
-        news = {
+        with suppress(RuntimeError):  # a server that is going down takes no message
+            server.send_sync("noise_search.news", self.news(), server.client_id)
+
+    def news(self) -> dict[str, Any]:
+        """How the search goes, JSON-ready."""
+        return {
             "node_id": self.node_id,
             "part": self.part,
+            "nfe": self.nfe,
+            "expected": self.expected,
             "images": self.images,
             "best": self.best.score if self.best else None,
             "seconds_per_nfe": self.pace,
         }
-        with suppress(RuntimeError):  # a server that is going down takes no message
-            server.send_sync("noise_search.news", news, server.client_id)
 
     def leads(self, kept: Kept) -> None:
         """Show and save the new best."""

@@ -15,7 +15,7 @@ from ..search.errors import SearchError
 from ..search.recipe import describe
 from ..search.report import Evaluation, Kept, SearchReport
 
-DOT, TRIAL, LEAD, HELD_OUT = "#6f97d2", "#b9b9b9", "#1f4e9c", "#c2571a"
+DOT, TRIAL, LEAD, HELD_OUT = "#6f97d2", "#9bd0a5", "#1f4e9c", "#c2571a"
 LINES = 6  # of a caption's text: what Axes finds may have a recipe as long as the search
 
 
@@ -87,7 +87,7 @@ def _images(axes: Any, report: SearchReport) -> None:
     from matplotlib.ticker import MaxNLocator
 
     judged = [e for e in report.finished if math.isfinite(e.score)]
-    axes.set_xlabel("image, from 0 in the order of the batch")
+    axes.set_xlabel("place in the batch, from 0")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if judged:
         axes.scatter([e.candidate for e in judged], [e.score for e in judged], s=24, color=DOT, label="images")

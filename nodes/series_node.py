@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from statistics import fmean
 from typing import Any
 
 from comfy_api.latest import io
@@ -112,11 +113,38 @@ def encoded(clip: Any, text: str) -> Any:
 
 
 def together(reports: Sequence[SearchReport]) -> dict[str, Any]:
-    """What the node shows of all its searches: their sums, and the mean of the best scores."""
+    """What the node shows of all its searches: their sums, the means of the best scores, and each one's warnings."""
     each = [summary(report) for report in reports]
     sums = {key: sum(one[key] for one in each) for key in ("nfe", "model_rows", "seconds", "candidates")}
-    mean = sum(one["best"]["score"] for one in each) / len(each)
+    bests = [one["best"] for one in each]
+    held_out = {name: mean(best["held_out"].get(name) for best in bests) for best in bests for name in best["held_out"]}
+    warnings = [f"prompt {number}: {text}" for number, one in enumerate(each, 1) for text in one["warnings"]]
     notes = list(dict.fromkeys(note for one in each for note in one["notes"]))
-    stopped = {reason: limit for one in each for reason, limit in one["stopped"].items()}
-    best = {"score": mean, "held_out": {}}
-    return {**sums, "best": best, "first": None, "stopped": stopped, "notes": [f"{len(each)} prompts, mean", *notes]}
+    count = f"best score, mean of {len(each)} prompts" if len(each) > 1 else "best score of 1 prompt"
+    return {
+        **sums,
+        "best": {"score": mean(best["score"] for best in bests), "held_out": held_out},
+        "first": None,
+        "stopped": {reason: limit for one in each for reason, limit in one["stopped"].items()},
+        "gains": mean_gains([gain for one in each for gain in one["gains"]]),
+        "warnings": warnings,
+        "notes": [count, *notes],
+    }
+
+
+def mean_gains(gains: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One gain per held-out verifier: the mean of its gains in all searches, and what is left of the searched one."""
+    made = []
+    for name in dict.fromkeys(gain["held_out_name"] for gain in gains):
+        # the two means are of the same searches, or their ratio would say nothing
+        whole = [g for g in gains if g["held_out_name"] == name and None not in (g["searched"], g["held_out"])]
+        searched, held_out = mean(g["searched"] for g in whole), mean(g["held_out"] for g in whole)
+        ratio = held_out / searched if whole and searched > 0 else None
+        made.append({"held_out_name": name, "searched": searched, "held_out": held_out, "ratio": ratio})
+    return made
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are numbers; None where there is none."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None

@@ -17,6 +17,7 @@ from ..search.recipe import Recipe
 from ..search.report import Evaluation, Kept, SearchReport, ranked
 from ..search.types import NAN, Row
 from ..verifiers import METHODS, SCALES, VERIFIERS, VerifierEnsemble
+from ..verifiers.notes import notes_on
 from . import sockets
 from .host_towers import HostImageTower, HostTextTower
 from .host_vlm import HostVisionLanguageModel
@@ -152,7 +153,8 @@ class ScoreImages(io.ComfyNode):
                 io.Image.Input("images"),
                 sockets.Verifier.Input("verifier", tooltip="What scores the images."),
                 io.String.Input("prompt", multiline=True, default="", optional=True,
-                                tooltip="What a verifier such as CLIPScore compares the images with."),
+                                tooltip="What a verifier such as CLIPScore compares the images with. Empty only where "
+                                "the verifier needs none."),
                 io.Int.Input("keep", default=0, min=0, max=100000, optional=True,
                              tooltip="Return so many of the best, and no image that cannot be judged or is vetoed. "
                              "0 = all."),
@@ -181,6 +183,8 @@ class ScoreImages(io.ComfyNode):
         latent: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         sockets.check_verifier("verifier", verifier)
+        prompt = prompt or ""  # a wire may bring nothing
+        check_scorable(images, verifier, prompt)
         check_rows(latent, len(images))
         report = scored(images[..., :3].float().cpu(), verifier, prompt)
         order = returned(report, keep, minimum)
@@ -206,10 +210,21 @@ def returned(report: SearchReport, keep: int, minimum: float) -> list[int]:
     enough = [id for id in best if minimum <= NO_MINIMUM or report.evaluations[id].score >= minimum]
     if not enough:
         raise SearchError(
-            f"minimum: got {minimum:g}, and the best of {len(report.evaluations)} images scores "
+            f"minimum: got {minimum:g}, and the best of {some(len(report.evaluations), 'image')} scores "
             f"{report.top[0].evaluation.score:.6g}: lower minimum, or wire better images"
         )
     return enough[:keep] if keep > 0 else enough
+
+
+def check_scorable(images: torch.Tensor, verifier: Any, prompt: str) -> None:
+    """Refuse an empty batch, and an empty prompt where the verifier needs one."""
+    if not len(images):
+        raise SearchError("images: got an empty batch; wire at least one image")
+    if not prompt.strip() and getattr(verifier, "needs_prompt", True):
+        raise SearchError(
+            f"prompt: it is empty, and verifier {verifier.name} needs one: type what the images should show into the "
+            "prompt widget"
+        )
 
 
 def check_rows(latent: dict[str, Any] | None, images: int) -> None:
@@ -217,8 +232,8 @@ def check_rows(latent: dict[str, Any] | None, images: int) -> None:
     rows = images if latent is None else latent["samples"].shape[0]
     if rows != images:
         raise SearchError(
-            f"latent: got {rows} rows for {images} images; expected one for each: wire the LATENT that the images were "
-            "decoded from (the frames of a video have no rows of their own)"
+            f"latent: got {some(rows, 'row')} for {some(images, 'image')}; expected one for each: wire the LATENT that "
+            "the images were decoded from (the frames of a video have no rows of their own)"
         )
 
 
@@ -243,6 +258,7 @@ def scored(images: torch.Tensor, verifier: Any, prompt: str) -> SearchReport:
         report.evaluations.append(Evaluation(i, i, None, 0.0, score, parts[i], {}, 0, 0, 0.0, None, ()))
     kept = [Kept(e, Row(Recipe(()), 0.0), images[e.id : e.id + 1]) for e in report.evaluations if e.can_win]
     report.top = ranked(kept)
+    report.notes = notes_on([verifier], prompt)
     return report
 
 
@@ -253,9 +269,15 @@ def numbers(widget_name: str, text: str, count: int, missing: float) -> list[flo
         return [missing] * count
     if len(words) != count:
         raise SearchError(
-            f"{widget_name}: got {len(words)} values for {count} verifiers; expected one for each, or none"
+            f"{widget_name}: got {some(len(words), 'value')} for {some(count, 'verifier')}; expected one for each, or "
+            "none"
         )
     try:
         return [missing if word == "-" else float(word) for word in words]
     except ValueError:
         raise SearchError(f"{widget_name}: got {text!r}; expected numbers such as 1, 0.5 (- = none)") from None
+
+
+def some(count: int, noun: str) -> str:
+    """So many of something: '1 image', '2 images'."""
+    return f"{count} {noun}{'s' * (count != 1)}"

@@ -174,7 +174,7 @@ class Measured:
 
     def table(self) -> str:
         """The measurement as lines for people."""
-        head = f"{self.verifier}: {self.candidates} candidates, {self.prompts} prompts"
+        head = f"{self.verifier}: {self.candidates} candidates, {self.prompts} prompt{'s' * (self.prompts > 1)}"
         used = self.curve()
         rows = [f"{s:10.0%}{x:10.2f}{used.at(s):10.2f}" for s, x in zip(self.shares, self.seen, strict=True)]
         return "\n".join([head, f"{'steps done':>10}{'seen':>10}{'planned':>10}", *rows])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from copy import copy
 from dataclasses import replace
-from typing import Any, cast
 
 from torch import Tensor
 
@@ -33,7 +31,8 @@ class Podium:
         self.best: float | None = None
         self.since_best = 0
         self.nearest: Kept | None = None  # to winning, while none can win
-        self._lenient = _without_vetoes(verifier)
+        lenient = getattr(verifier, "without_vetoes", None)
+        self._lenient: Verifier = lenient() if lenient else verifier
 
     def __len__(self) -> int:
         """How many candidates took part so far."""
@@ -132,16 +131,6 @@ class Podium:
             rescored = self.evaluations[id] = replace(self.evaluations[id], score=score)
             if id in self.kept:
                 self.kept[id] = replace(self.kept[id], evaluation=rescored)
-
-
-def _without_vetoes(verifier: Verifier) -> Verifier:
-    """The verifier as it would judge if no member of it had a veto; itself, if none has."""
-    members = getattr(verifier, "members", ())
-    if all(getattr(member, "minimum", None) is None for member in members):
-        return verifier
-    lenient: Any = copy(verifier)
-    lenient.members = [replace(member, minimum=None) for member in members]
-    return cast(Verifier, lenient)
 
 
 def _at_rest(row: Row) -> Row:

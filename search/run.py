@@ -113,7 +113,7 @@ def run(
         }
     )
     for name in judging.shared(verifier, held_out):
-        report.note(f"held out: {name} leads the search too, so its score says nothing about what the search did not see")
+        report.note(f"held out: {name} leads the search too, so it does not show what the search did not see")
     ledger = Ledger(folder)
     try:
         ledger.open(report.settings)

@@ -68,7 +68,8 @@ def run_series(
             try:
                 report = search_one(number, job)
             except SearchError as error:
-                kept = f"; the results of the {number} before it are kept" if number else ""
+                many = "result of the 1 before it is" if number == 1 else f"results of the {number} before it are"
+                kept = f"; the {many} kept" if number else ""
                 raise SearchError(f"prompt {number + 1} of {len(jobs)} ({job}): {error}{kept}") from error
             yield report  # before its images are looked at again, which may fail too
             if report.best is not None:

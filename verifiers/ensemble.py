@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -149,6 +150,12 @@ class VerifierEnsemble:
     def notes(self) -> list[str]:
         """What the ensemble and its members have to tell the user."""
         return [*self._notes, *(note for member in self.members for note in member.notes)]
+
+    def without_vetoes(self) -> VerifierEnsemble:
+        """The ensemble as it would judge if no member had a veto."""
+        lenient = copy(self)
+        lenient.members = [replace(member, minimum=None) for member in self.members]
+        return lenient
 
     def combine(self, pool: Sequence[Parts]) -> list[float]:
         """One score per candidate of a pool, each a dict from member name to score."""

@@ -40,7 +40,7 @@ def _pixels(images: Tensor) -> Tensor:
     if images.ndim != 4 or images.shape[-1] != 3 or not images.is_floating_point() or not len(images):
         raise SearchError(
             f"images: got {tuple(images.shape)} {images.dtype}; expected [B, H, W, 3] floats in 0..1 with B of at "
-            "least 1; wire an IMAGE without alpha channel"
+            "least 1: wire an IMAGE with three channels (no alpha channel, and no mask)"
         )
     return images.movedim(-1, 1).float()
 

@@ -74,7 +74,8 @@ class OpenCLIPTexts:
         model: Any = self._held.model
         ids = self._tokenizer([text])
         if (length := self._length(text)) > ids.shape[1]:
-            note(self.notes, f"{self.name} read only {ids.shape[1]} of the {length} tokens of {short(text)}", about=text)
+            read = f"{self.name} read only {ids.shape[1]} of the {length} tokens of {short(text)}"
+            note(self.notes, read, about=text)
         out: Tensor = model.encode_text(self._held.here(ids))
         return out[0].float()
 

@@ -29,7 +29,8 @@ class RegionVerifier:
             )
         if getattr(verifier, "pooled", False):
             raise SearchError(
-                f"verifier: got {verifier.name}, which judges all pictures together; expected one that judges each alone"
+                f"verifier: got {verifier.name}, which judges all pictures together; expected one that judges each by "
+                "itself"
             )
         if margin < 0:
             raise SearchError(f"margin: got {margin:g}; expected 0 or more")

@@ -13,9 +13,11 @@ from comfy_extras import nodes_custom_sampler
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 
 import nodes as host_nodes
+from pack.nodes import candidates
 from pack.nodes.candidates import NoiseCandidate, NoiseFromRecipe, WiredCandidates
 from pack.nodes.noise import RecipeNoise, packed
-from pack.search import Recipe
+from pack.search import Recipe, SearchError
+from pack.search.recipe import MIDWAY
 from pack.tests.nodes import tiny
 
 
@@ -157,3 +159,23 @@ def test_a_recipe_from_the_report_makes_the_noise_of_its_candidate() -> None:
     slerp = Recipe.of_seed(1).then(op="slerp", fraction=0.25, **{"with": [{"op": "seed", "seed": 2}]})
     made = tiny.execute(NoiseFromRecipe, recipe=slerp.to_json()).args[0]
     assert torch.isfinite(made.generate_noise(tiny.latent())).all()
+
+
+ON_THE_WAY = {
+    "its sampler was stopped and began anew from there": {"op": "pause"},
+    "it was re-noised": {"op": "renoise", "seed": 3, "from": 0.1, "to": 0.9},
+    "it was moved along the gradient of its score": {"op": "uphill", "strength": 0.2, "from": 1.0, "to": 0.1},
+}
+
+
+@pytest.mark.parametrize("said", ON_THE_WAY)
+def test_a_recipe_that_no_noise_makes_again_is_told_what_happened_on_its_way(said: str) -> None:
+    recipe = Recipe.of_seed(1).then(**ON_THE_WAY[said])
+    with pytest.raises(SearchError, match=rf"acted on this candidate on its way \({said}\), so no start noise"):
+        tiny.execute(NoiseFromRecipe, recipe=recipe.to_json())
+    assert MIDWAY == candidates.ON_THE_WAY.keys()  # none goes without a name
+
+
+def test_an_empty_recipe_is_said_to_be_empty() -> None:
+    with pytest.raises(SearchError, match="recipe: it is empty; paste a recipe from a report"):
+        tiny.execute(NoiseFromRecipe)

@@ -123,6 +123,32 @@ def test_several_prompts_are_put_together_by_chaining_nodes() -> None:
         measure(model, looks=3, earlier=one)
 
 
+def test_what_was_measured_before_does_not_count_once_more() -> None:
+    model = tiny.sd3()
+    one = measure(model, 5, max_candidates=4).args[0]
+    other = measure(model, 9, max_candidates=4, earlier=one).args[0]
+    assert Measured.from_json(other).candidates == 8
+    for seed in (5, 9):  # whichever of the two comes again
+        out = measure(model, seed, max_candidates=4, earlier=other)
+        assert out.args[0] == other and out.args[1] == Measured.from_json(other).table()
+        assert "has candidates of this prompt and seed already" in out.args[4].notes[-1]
+        assert out.ui["noise_search"][0]["notes"] == out.args[4].notes
+    larger = measure(model, 5, max_candidates=6, earlier=one).args  # its first four are the earlier ones
+    assert Measured.from_json(larger[0]) == Measured.from_json(measure(model, 5, max_candidates=6).args[0])
+    assert "only the larger" in larger[4].notes[-1]
+
+
+def test_the_same_seed_of_another_conditioning_is_new_and_so_is_a_text_without_its_parts() -> None:
+    model = tiny.sd3()
+    one = measure(model, 5, max_candidates=4).args[0]
+    both = measure(model, 5, max_candidates=4, positive=tiny.conditioning(4), earlier=one).args
+    assert Measured.from_json(both[0]).candidates == 8 and not any("earlier" in note for note in both[4].notes)
+    plain = Measured.from_json(one).to_json()  # as older versions wrote it
+    assert Measured.from_json(measure(model, 9, max_candidates=4, earlier=plain).args[0]).candidates == 8
+    changed = json.dumps({**json.loads(plain), "of": [3, {"mean": "x"}, None]})
+    assert Measured.from_json(measure(model, 5, max_candidates=4, earlier=changed).args[0]).candidates == 8
+
+
 def test_an_ensemble_of_ranks_can_be_measured() -> None:
     ensemble = ManagedEnsemble([tiny.Mean("a"), tiny.Later("b")], method="rank_mean")
     measured = Measured.from_json(measure(verifier=ensemble, max_candidates=6).args[0])
@@ -140,8 +166,10 @@ def test_what_tells_nothing_blocks_the_curve_and_keeps_the_image() -> None:
         def score(self, images: torch.Tensor, prompt: str) -> torch.Tensor:
             return torch.zeros(len(images))
 
-    text, table, latent, _image, report = measure(verifier=Flat(), max_candidates=4).args
+    out = measure(verifier=Flat(), max_candidates=4)
+    text, table, latent, _image, report = out.args
     assert "all of them score the same" in text.message == table.message
+    assert report.notes[-1] == text.message == out.ui["noise_search"][0]["notes"][-1]  # where the user looks
     assert torch.isfinite(latent["samples"]).all() and len(report.finished) == 4
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 
 import nodes as host_nodes
 from pack import search
+from pack.nodes import live
 from pack.nodes.search_sampler import SearchSampler
 from pack.tests.nodes import tiny
 from pack.verifiers import VerifierEnsemble
@@ -197,3 +198,51 @@ def test_the_panel_is_given_what_the_report_says_of_verifiers_and_scouts() -> No
     [agreement] = shown["agreements"]
     assert agreement == {"first": "mean", "second": "other (held out)", "correlation": 1.0}
     assert shown["scouting"] is None
+
+
+class Browser:
+    """Stands in for ComfyUI's server: hears what a page would."""
+
+    client_id = "page"
+
+    def __init__(self) -> None:
+        self.heard: list[dict[str, Any]] = []
+
+    def send_sync(self, event: str, data: dict[str, Any], sid: str) -> None:
+        """Keep the news."""
+        if event == "noise_search.news":
+            self.heard.append(data)
+
+
+def heard(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> list[dict[str, Any]]:
+    """Run a search and return all that a browser is told of it."""
+    browser = Browser()
+    monkeypatch.setattr(live.PromptServer, "instance", browser, raising=False)
+    monkeypatch.setattr(live, "NEWS_SECONDS", 0.0)
+    tiny.search(tiny.sd3(), batch_size=1, **settings)
+    return browser.heard
+
+
+def test_the_news_count_every_model_call_of_a_budget_of_which_the_hosts_bar_drops_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    news = heard(monkeypatch, max_candidates=3, max_nfe=100000)
+    calls = [each["nfe"] for each in news if each["nfe"]]
+    assert sorted(set(calls)) == list(range(1, 13)) and calls == sorted(calls)
+    assert {each["expected"] for each in news if each["nfe"]} == {12}
+    assert [each["images"] for each in news if each["nfe"] == 2] == [0]  # before the first image too
+
+
+def test_the_news_name_no_end_where_no_limit_tells_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    news = heard(monkeypatch, max_candidates=0, patience=1)
+    assert len(news) > 2 and all(each["expected"] is each["seconds_per_nfe"] is None for each in news)
+
+
+def test_a_running_search_can_be_asked_how_it_goes() -> None:
+    said: list[dict[str, Any]] = []
+    judge = tiny.Mean(before=lambda: said.extend(live.FINISH.running()))
+    tiny.search(tiny.sd3(), verifier=judge, max_candidates=2, batch_size=1)
+    assert [(each["node_id"], each["nfe"], each["expected"], each["images"]) for each in said] == [
+        ("7", 4, 8, 0), ("7", 8, 8, 1)
+    ]  # fmt: skip
+    assert said[0]["best"] is None and said[1]["best"] is not None and live.FINISH.running() == []

@@ -12,6 +12,7 @@ from typing import Any
 import folder_paths
 import pytest
 import torch
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import ImageDraw, ImageFont
@@ -97,6 +98,16 @@ def test_what_was_seen_on_the_way_has_a_colour_of_its_own() -> None:
     assert not columns_of(TRIAL, REPORTS["many"])
 
 
+@pytest.mark.parametrize(
+    "kind, title", [("one candidate", ": 1 candidate,"), ("many", ": 6 candidates,"), ("images", ": 3 images")]
+)
+def test_the_title_counts_what_is_drawn(kind: str, title: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles: list[str] = []
+    monkeypatch.setattr(Axes, "set_title", lambda axes, text, **_: titles.append(text))
+    tiny.execute(SearchReportPlot, report=REPORTS[kind])
+    assert title in titles[0]
+
+
 def test_scores_that_differ_by_rounding_alone_look_constant() -> None:
     for constant in ([0.25] * 3, [21.3, 21.3 + 2e-6], [0.0, 0.0], [float("nan"), -4.0]):
         axes = Figure().add_subplot()
@@ -172,7 +183,8 @@ def test_a_report_of_images_that_nobody_can_judge_still_has_pictures() -> None:
     assert report.top == []
     image = tiny.execute(SearchReportPlot, report=report, width=320, height=240).args[0]
     assert is_picture(image, 240, 320)
-    assert image[0, 100:140, 100:220].min() < 0.5  # a sentence stands in the frame
+    assert image[0, 70:150, 100:220].min() < 0.5  # a sentence stands in the frame
+    assert image[:, :, 0].min() == image[:, :, -1].min() == 1.0
     with pytest.raises(search.SearchError, match="report: "):
         tiny.execute(ContactSheet, report=report, columns=2, cell=64)
 
@@ -237,25 +249,3 @@ def test_a_model_of_videos_that_makes_one_frame_gives_the_top_k_too(frames: int,
     latents = [tiny.stock(tiny.wan(), kept.evaluation.seed, latent_image=latent)["samples"] for kept in report.top]
     assert torch.equal(images, torch.cat([tiny.PictureVAE().decode(each)[0] for each in latents])[:shown])
     assert ContactSheet.execute(report, cell=64).args[0].shape[2] == 3 * (64 + 8) + 8
-
-
-def zz_save() -> None:
-    from PIL import Image as I
-
-    class Flat(tiny.Mean):
-        def score(self, images: torch.Tensor, prompt: str) -> torch.Tensor:
-            return torch.full((len(images),), 0.25)
-
-    class Blind(tiny.Mean):
-        def score(self, images: torch.Tensor, prompt: str) -> torch.Tensor:
-            return torch.full((len(images),), float("nan"))
-
-    R = {"images": scored(GRAYS, tiny.Mean(), ""), "paths": REPORTS["paths"], "blind": scored(GRAYS, Blind(), ""),
-         "held": tiny.search(tiny.sd3(), max_candidates=6, held_out=Flat("flat")).args[5]}
-    for k, r in R.items():
-        x = tiny.execute(SearchReportPlot, report=r, width=480, height=320).args[0][0]
-        I.fromarray((x.numpy() * 255).astype("uint8")).save(f"/tmp/mend/plot_{k}.png")
-
-
-def test_zz() -> None:
-    zz_save()

@@ -187,8 +187,36 @@ def test_finish_now_ends_one_prompt_and_the_next_begins() -> None:
 def test_what_the_node_shows_is_the_sum_of_its_searches() -> None:
     out = series()
     [shown] = out.ui["noise_search"]
-    assert shown["candidates"] == 9 and shown["nfe"] == 36 and shown["notes"][0] == "3 prompts, mean"
+    assert shown["candidates"] == 9 and shown["nfe"] == 36 and shown["notes"][0] == "best score, mean of 3 prompts"
     assert shown["best"]["score"] == pytest.approx(sum(out.args[3]) / 3)
+    json.dumps(shown, allow_nan=False)
+
+
+def test_the_node_shows_the_mean_verdict_of_the_held_out_verifier() -> None:
+    class Dark(tiny.Mean):
+        def score(self, images: torch.Tensor, prompt: str) -> torch.Tensor:
+            return -super().score(images, prompt)
+
+    out = series(held_out=Dark("dark"), max_candidates=8)
+    [shown], reports = out.ui["noise_search"], out.args[4]
+    assert shown["best"]["held_out"] == {"dark": pytest.approx(-shown["best"]["score"])}
+    [gain] = shown["gains"]
+    expected = [sum(getattr(report.gains[0], side) for report in reports) / 3 for side in ("searched", "held_out")]
+    assert [gain["searched"], gain["held_out"]] == pytest.approx(expected) and gain["ratio"] == pytest.approx(-1.0)
+    numbers = [number for number, report in enumerate(reports, 1) for _ in report.warnings]
+    assert numbers and [warning.partition(":")[0] for warning in shown["warnings"]] == [f"prompt {n}" for n in numbers]
+    assert all("held-out dark fell" in warning for warning in shown["warnings"])
+    json.dumps(shown, allow_nan=False)
+
+
+def test_a_held_out_verifier_that_cannot_judge_is_shown_as_nothing() -> None:
+    class Blind(tiny.Mean):
+        def score(self, images: torch.Tensor, prompt: str) -> torch.Tensor:
+            return torch.full((len(images),), float("nan"))
+
+    [shown] = series(held_out=Blind("blind"), text="a red circle").ui["noise_search"]
+    assert shown["best"]["held_out"] == {"blind": None} and shown["notes"] == ["best score of 1 prompt"]
+    assert [(gain["held_out"], gain["ratio"]) for gain in shown["gains"]] == [(None, None)]
     json.dumps(shown, allow_nan=False)
 
 

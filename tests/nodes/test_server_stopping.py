@@ -205,6 +205,21 @@ def test_a_search_that_ends_by_itself_after_one_that_was_cut_short_is_cached(ser
     assert search_id(prompt) in cached["nodes"]
 
 
+def test_the_page_that_queued_a_search_can_ask_how_it_goes(server: HostServer) -> None:
+    prompt = endless(seed=33)
+    node = search_id(prompt)
+    with server.listen() as listener:
+        prompt_id = server.queue(prompt, listener.client_id)
+        mid_search(listener, node)
+        [own] = server.get_json(f"/noise_search/running?client_id={listener.client_id}")["running"]
+        assert own["node_id"] == node and own["nfe"] >= 9 and own["expected"] == 400000 and own["images"] >= 1
+        assert server.get_json("/noise_search/running?client_id=another") == {"running": []}
+        assert len(server.get_json("/noise_search/running")["running"]) == 1
+        server.post("/noise_search/finish", {"node_id": node})
+        server.wait(prompt_id)
+    assert server.get_json("/noise_search/running") == {"running": []}
+
+
 @pytest.mark.slow
 def test_a_killed_server_leaves_a_whole_ledger_and_a_whole_picture(host: Path, tmp_path: Path) -> None:
     prompt = endless()

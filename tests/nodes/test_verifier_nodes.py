@@ -18,6 +18,7 @@ from pack.nodes.verifier_nodes import SOCKETS, ScoreImages, VerifierEnsembleNode
 from pack.search import SearchError
 from pack.tests.nodes import tiny
 from pack.verifiers import VERIFIERS
+from pack.verifiers.notes import note
 
 
 class Red(tiny.Mean):
@@ -60,7 +61,7 @@ def test_weights_and_vetoes_are_read_in_the_order_of_the_sockets() -> None:
 
 
 SENSELESS = [
-    ({"weights": "1"}, "weights: got 1 values for 2"), ({"weights": "1, x"}, "weights: got '1, x'"),
+    ({"weights": "1"}, "weights: got 1 value for 2 verifiers"), ({"weights": "1, x"}, "weights: got '1, x'"),
     ({"vetoes": "1 2 3"}, "vetoes: got 3"), ({"weights": "-1 1"}, "weight"), ({"weights": "0 0"}, "weights"),
     ({"weights": "nan 1"}, "weight"), ({"method": "best"}, "method"), ({"weights": "inf 1"}, "weight"),
 ]  # fmt: skip
@@ -183,7 +184,7 @@ def test_a_nested_latent_is_sorted_in_all_its_parts() -> None:
 
 def test_a_latent_of_other_images_is_refused_and_without_one_its_output_alone_is_blocked() -> None:
     verifier = Red()
-    with pytest.raises(SearchError, match="latent: got 1 rows for 5 images; .*frames of a video"):
+    with pytest.raises(SearchError, match="latent: got 1 row for 5 images; .*frames of a video"):
         tiny.execute(ScoreImages, images=GRAYS, verifier=verifier, latent=tiny.video_latent(5))
     assert verifier.seen == 0
     assert "wire the LATENT" in tiny.execute(ScoreImages, images=GRAYS, verifier=verifier).args[4].message
@@ -192,6 +193,57 @@ def test_a_latent_of_other_images_is_refused_and_without_one_its_output_alone_is
 def test_scoring_without_a_verifier_says_so() -> None:
     with pytest.raises(SearchError, match="verifier"):
         tiny.execute(ScoreImages, images=PICTURES, verifier=None)
+
+
+class Talking(tiny.Mean):
+    """Needs a prompt, and notes what it was asked with, once for each."""
+
+    needs_prompt = True
+
+    def __init__(self, name: str = "talking") -> None:
+        super().__init__(name)
+        self.notes = ["loaded by a guess"]
+
+    def score(self, images: torch.Tensor, prompt: str) -> torch.Tensor:
+        note(self.notes, f"asked for {prompt}", about=prompt)
+        return super().score(images, prompt)
+
+
+@pytest.mark.parametrize("prompt", ["", " \n", None])
+def test_scoring_without_a_prompt_is_refused_where_the_verifier_needs_one(prompt: Any) -> None:
+    for verifier in (Talking(), ensemble(Talking("a"), tiny.Mean("b"))):
+        with pytest.raises(SearchError, match=f"prompt: it is empty, and verifier {verifier.name} needs one: type"):
+            tiny.execute(ScoreImages, images=GRAYS, verifier=verifier, prompt=prompt)
+    assert len(tiny.execute(ScoreImages, images=GRAYS, verifier=tiny.Mean(), prompt=prompt).args[1]) == 5
+
+
+def test_an_empty_batch_is_refused_before_anything_is_scored() -> None:
+    for verifier in (tiny.Mean(), ensemble(tiny.Mean("a"), tiny.Mean("b"))):
+        with pytest.raises(SearchError, match="images: got an empty batch; wire at least one image"):
+            tiny.execute(ScoreImages, images=GRAYS[:0], verifier=verifier)
+
+
+def test_an_image_of_one_channel_is_told_how_many_it_needs() -> None:
+    verifier = VERIFIERS["broken_image"].load()
+    with pytest.raises(SearchError, match=r"got \(5, 4, 4, 1\).* three channels \(no alpha channel, and no mask\)"):
+        tiny.execute(ScoreImages, images=GRAYS[..., :1], verifier=verifier)
+
+
+def test_the_report_of_scored_images_has_the_notes_on_their_prompt_and_on_no_other() -> None:
+    verifier = Talking()
+    for prompt in ("a cat", "a dog", "a cat"):
+        report = tiny.execute(ScoreImages, images=GRAYS, verifier=verifier, prompt=prompt).args[2]
+        assert report.notes == ["loaded by a guess", f"asked for {prompt}"]
+    both = ensemble(Talking("a"), Talking("b"))
+    report = tiny.execute(ScoreImages, images=GRAYS, verifier=both, prompt="a cat").args[2]
+    assert report.notes.count("asked for a cat") == 1
+
+
+def test_a_search_tells_the_notes_on_its_own_prompt_also_those_of_the_held_out_verifier() -> None:
+    verifier, held_out = Talking(), Talking("held")
+    for prompt in ("a cat", "a dog", "a cat"):
+        out = tiny.search(tiny.sd3(), max_candidates=2, verifier=verifier, held_out=held_out, prompt=prompt)
+        assert [each for each in out.args[5].notes if each.startswith("asked")] == [f"asked for {prompt}"]
 
 
 def test_ranks_of_scored_images_come_from_the_whole_batch() -> None:

@@ -117,7 +117,7 @@ def test_the_text_of_a_measurement_is_read_back_and_any_other_text_refused() -> 
 def test_the_table_shows_what_was_seen_and_what_is_planned_with() -> None:
     made = measurement()
     head, names, *rows = made.table().splitlines()
-    assert head == "first: 16 candidates, 1 prompts" and names.split() == ["steps", "done", "seen", "planned"]
+    assert head == "first: 16 candidates, 1 prompt" and names.split() == ["steps", "done", "seen", "planned"]
     for row, share, seen in zip(rows, SHARES, made.seen, strict=True):
         assert row.split() == [f"{share:.0%}", f"{seen:.2f}", f"{made.curve().at(share):.2f}"]
 

@@ -247,14 +247,20 @@ def test_the_panel_says_how_its_own_search_goes(opened: Opener, server: HostServ
         page.evaluate(TELL, [{SEARCH: nfe, "99": (1, 2)}, news])
         return str(text.inner_text())
 
-    own = {"node_id": SEARCH, "images": 6, "best": 1.23456, "seconds_per_nfe": 0.2}
-    assert told({"node_id": SEARCH}) == "searching: 120 of 320 NFE"
+    counted = {"node_id": SEARCH, "nfe": 120, "expected": 320}
+    own = {**counted, "images": 6, "best": 1.23456, "seconds_per_nfe": 0.2}
+    assert told() == "searching: 120 of 320 NFE"
+    assert told(counted) == "searching: 120 of 320 NFE"
     assert told(own) == "searching: 120 of 320 NFE, 6 images, best 1.235 (about 40 s left)"
     other = {**own, "node_id": "99", "images": 9}
-    assert told(other, nfe=(220, 320)) == "searching: 220 of 320 NFE, 6 images, best 1.235 (about 20 s left)"
+    assert told(other) == "searching: 120 of 320 NFE, 6 images, best 1.235 (about 40 s left)"
+    later = {**own, "nfe": 816, "expected": 2000000}
+    assert told(later, nfe=(100, 2000000)).startswith("searching: 816 of 2000000 NFE, 6 images")  # the host's stands
     assert told({**own, "images": 1, "seconds_per_nfe": 3}).endswith("1 image, best 1.235 (about 10 min left)")
-    assert told({**own, "best": None}, nfe=(320, 320)) == "searching: 320 of 320 NFE, 6 images, none can win yet"
-    assert told({**own, "seconds_per_nfe": None}, nfe=(120, 121)) == "searching: 120 NFE, 6 images, best 1.235"
+    assert told({**own, "nfe": 320, "best": None}) == "searching: 320 of 320 NFE, 6 images, none can win yet"
+    unknown = {"expected": None, "seconds_per_nfe": None}
+    assert told({**own, **unknown}, nfe=(120, 121)) == "searching: 120 NFE so far, 6 images, best 1.235"
+    assert told({**counted, **unknown, "images": 0}, nfe=(120, 121)) == "searching: 120 NFE so far"
     assert told({**own, "part": "0003"}).startswith("searching prompt 3: 120 of 320 NFE, 6 images")
     page.evaluate(TELL, [{}, []])  # it is over; the next search in this node begins with nothing
     assert told() == "searching: 120 of 320 NFE"
@@ -279,6 +285,135 @@ def test_the_panel_says_how_well_scouts_told_the_scores(opened: Opener, server: 
     assert "rank agreement of A and B: 0.5\n" in shown(agreements=[pair, {**pair, "correlation": None}])
     said = shown(agreements=[], scouting=None)
     assert "agreement" not in said and "scouts" not in said
+
+
+def test_the_panel_says_where_a_gain_cannot_be_measured(opened: Opener, server: HostServer) -> None:
+    page = opened(False)
+    load(page, server, "first_search")
+    _, text = panel(page)
+
+    def shown(gain: float | None, score: float | None) -> str:
+        gains = [{"held_out_name": "Judge", "searched": 1.03, "held_out": gain, "ratio": None}]
+        result = {"best": {"score": 2, "held_out": {"Judge": score}}, "gains": gains, "candidates": 3, "nfe": 9}
+        page.evaluate(
+            "([id, result]) => app.rootGraph.getNodeById(id).onExecuted({ noise_search: [result] })", [SEARCH, result]
+        )
+        return str(text.inner_text())
+
+    assert "gain over the mean: searched 1.03 sd, Judge 0.5 sd\n" in shown(0.5, 1)
+    assert "gain over the mean: searched 1.03 sd, Judge: all candidates score alike\n" in shown(None, 1)
+    assert "gain over the mean: searched 1.03 sd, Judge: no score\n" in shown(None, None)
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
+def test_a_long_result_scrolls_and_the_panel_grows_with_its_node(opened: Opener, server: HostServer, vue: bool) -> None:
+    page = opened(vue)
+    load(page, server, "first_search")
+    _, text = panel(page)
+    result = {"candidates": 3, "nfe": 9, "warnings": ["it pleases itself"], "notes": ["a note"] * 30}
+    page.evaluate(
+        "([id, result]) => app.rootGraph.getNodeById(id).onExecuted({ noise_search: [result] })", [SEARCH, result]
+    )
+    page.evaluate(REDRAWN)
+    height = "(text) => text.parentElement.offsetHeight"
+    before = text.evaluate(height)
+    assert before >= 138
+    assert text.evaluate("(text) => text.scrollHeight > text.clientHeight && text.clientHeight > 100")
+    assert "gradient" in text.evaluate("(text) => text.style.maskImage")  # more lies below
+    text.evaluate("(text) => { text.scrollTop = text.scrollHeight; }")
+    page.wait_for_function("(text) => text.style.maskImage === 'none'", arg=text.element_handle())
+    colours = "(text) => [text, text.firstChild, text.lastChild].map((each) => getComputedStyle(each).color)"
+    plain, warns, note = text.evaluate(colours)
+    assert plain == note != warns and "it pleases itself" in text.locator(".noise-search-warning").inner_text()
+    page.evaluate(
+        """(id) => {
+          const node = app.rootGraph.getNodeById(id);
+          node.setSize([node.size[0], node.size[1] + 300]);
+        }""",
+        SEARCH,
+    )
+    page.evaluate(REDRAWN)
+    assert text.evaluate(height) >= before + 100  # the prompt above it takes its share
+
+
+FAILS = """([node, detail]) => {
+  const { api } = window.comfyAPI.api;
+  const send = (kind, what) => api.dispatchEvent(new CustomEvent(kind, { detail: what }));
+  send("execution_error", { prompt_id: "none-such", node_id: node, ...detail });
+  send("executing", null);
+}"""
+
+
+def test_an_error_is_shown_on_its_own_node_and_names_no_file_that_is_not_there(
+    opened: Opener, server: HostServer
+) -> None:
+    page = opened(False)
+    load(page, server, "first_search")
+    _, text = panel(page)
+    failure = {"exception_message": "max_candidates: set a limit\n"}
+    with page.expect_response("**/view?filename=ledger.jsonl*noise_search%2Fnone-such-13%2F0001*"):
+        page.evaluate(FAILS, [SEARCH, failure])
+    page.wait_for_timeout(300)
+    assert text.inner_text() == "max_candidates: set a limit"
+    page.evaluate(FAILS, ["99", {"exception_message": "another node's"}])
+    assert text.inner_text() == "max_candidates: set a limit"
+    files = server.output_dir / "noise_search" / f"none-such-{SEARCH}"
+    files.mkdir(parents=True)
+    (files / "ledger.jsonl").write_text("{}\n", encoding="utf-8")
+    where = f"in output/noise_search/none-such-{SEARCH}"
+    page.evaluate(FAILS, [SEARCH, failure])
+    sync_api.expect(text).to_have_text(f"max_candidates: set a limit\nthe ledger is {where}")
+    (files / "best.png").write_bytes(b"")
+    page.evaluate(FAILS, [SEARCH, failure])
+    sync_api.expect(text).to_have_text(f"max_candidates: set a limit\nthe best so far and the ledger are {where}")
+
+
+def test_an_error_inside_a_subgraph_is_shown_there(opened: Opener, server: HostServer) -> None:
+    page = opened(False)
+    load(page, server, "first_search")
+    search = page.evaluate(
+        """(id) => {
+          const made = app.rootGraph.convertToSubgraph(new Set([app.rootGraph.getNodeById(id)]));
+          app.canvas.setGraph(made.subgraph);
+          const inner = made.subgraph.nodes.find((node) => node.comfyClass === "NoiseSearchSampler");
+          return `${made.node.id}:${inner.id}`;
+        }""",
+        SEARCH,
+    )
+    page.evaluate(FAILS, [search, {"exception_message": "vae: got nothing"}])
+    sync_api.expect(page.locator(".noise-search-result")).to_have_text("vae: got nothing")
+
+
+@pytest.mark.slow
+def test_a_search_that_refuses_its_inputs_says_why(opened: Opener, server: HostServer) -> None:
+    page = opened(False)
+    load(page, server, "first_search")
+    page.evaluate(
+        "(id) => { app.rootGraph.getNodeById(id).widgets.find((w) => w.name === 'max_candidates').value = 0; }", SEARCH
+    )
+    _, text = panel(page)
+    queue(page)
+    sync_api.expect(text).to_contain_text("max_candidates", timeout=TIMEOUT)
+    page.wait_for_timeout(500)
+    assert "output/noise_search" not in text.inner_text()
+
+
+def test_a_page_that_is_opened_during_a_search_knows_it_at_once(opened: Opener, server: HostServer) -> None:
+    page = opened(False)
+    load(page, server, "first_search")
+    going = {"node_id": SEARCH, "part": "", "nfe": 120, "expected": 320, "images": 6, "best": 1.5}
+    answer = {"running": [{**going, "seconds_per_nfe": 0.2}]}
+    page.route("**/noise_search/running?client_id=*", lambda route: route.fulfill(json=answer))
+    with page.expect_request("**/noise_search/running?client_id=*") as asked:
+        page.reload()
+    assert re.search(r"client_id=\w{8,}", asked.value.url)
+    page.wait_for_function("() => window.app?.extensionManager && app.rootGraph?.nodes.length")
+    load(page, server, "first_search")
+    button, text = panel(page)
+    sync_api.expect(text).to_have_text("searching: 120 of 320 NFE, 6 images, best 1.5 (about 40 s left)")
+    sync_api.expect(button).to_be_enabled()
+    with page.expect_request("**/noise_search/finish"):
+        button.click()
 
 
 @pytest.mark.slow
