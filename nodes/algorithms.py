@@ -352,11 +352,11 @@ class ParticleSearch(io.ComfyNode):
     @classmethod
     def execute(cls, preset: dict[str, Any] | None = None) -> io.NodeOutput:
         settings = dict(preset or {})
-        name = settings.pop("preset", "tuned")
+        name = settings.pop("preset", None)  # the host drops one that it does not know
         if name not in (*PRESETS, "custom"):
-            raise search.SearchError(
-                f"Search: SMC: got preset {name!r}; expected one of {', '.join(PRESETS)}, custom"
-            )
+            got = "none that is known" if name is None else repr(name)
+            known = ", ".join((*PRESETS, "custom"))
+            raise search.SearchError(f"preset: got {got}; expected one of {known}: choose it in the drop-down")
         return io.NodeOutput(search.algorithm("smc", **PRESETS.get(name, settings)))
 
 

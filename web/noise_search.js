@@ -109,7 +109,8 @@ function resultLines({ best, first, candidates, nfe, seconds, stopped, gains, ag
   }
   for (const { held_out_name: name, searched, held_out, ratio } of gains ?? []) {
     const kept = typeof ratio === "number" ? `, ${Math.round(100 * ratio)} % of it` : "";
-    lines.push(`gain over the mean: ${gainOf("searched", searched, best?.score)}, ${gainOf(name, held_out, best?.held_out?.[name])}${kept}`);
+    const both = [gainOf("searched", searched, best?.score), gainOf(name, held_out, best?.held_out?.[name])];
+    lines.push(`gain over the mean: ${both.join(", ")}${kept}`);
   }
   lines.push(...agreementLines(agreements));
   if (scouting) {
@@ -119,7 +120,8 @@ function resultLines({ best, first, candidates, nfe, seconds, stopped, gains, ag
   }
   lines.push(`${candidates} candidates, ${nfe} NFE, ${short(seconds)} s`);
   lines.push(`stopped by ${Object.keys(stopped ?? {}).join(", ") || "nothing"}`);
-  return [...(warnings ?? []).map((text) => warning(`WARNING: ${text}`)), ...lines, ...(notes ?? []).map((note) => `note: ${note}`)];
+  const loud = (warnings ?? []).map((text) => warning(`WARNING: ${text}`));
+  return [...loud, ...lines, ...(notes ?? []).map((note) => `note: ${note}`)];
 }
 
 function showOutput(node, output) {

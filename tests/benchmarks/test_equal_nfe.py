@@ -10,6 +10,7 @@ import torch
 from pack import search
 from pack.benchmarks import equal_nfe
 from pack.benchmarks.equal_nfe import (
+    BLOCK,
     BUDGETS,
     CANDIDATES,
     STEPS,
@@ -77,11 +78,22 @@ def test_every_algorithm_and_every_smc_preset_takes_part() -> None:
     assert len(both) == 2 * len(named) and both["pcn, euler_ancestral"].sampler == "euler_ancestral"
 
 
-def test_work_goes_prompt_by_prompt_with_best_of_n_first() -> None:
-    wanted = tasks(["flow", "eps"], ["a", "b"], [PLAIN], [80, 160])
-    assert [task.prompt for task in wanted] == ["a"] * 8 + ["b"] * 8
-    assert [task.budget for task in wanted[:4]] == [STEPS * CANDIDATES] * 2 + [80, 160]
-    assert [task.family for task in wanted[:8]] == ["flow"] * 4 + ["eps"] * 4
+def test_work_goes_by_some_prompts_at_a_time_with_like_searches_together_and_best_of_n_first() -> None:
+    prompts = [str(i) for i in range(BLOCK + 2)]
+    wanted = tasks(["flow", "eps"], prompts, [PLAIN], [80, 160])
+    first, last = wanted[: 8 * BLOCK], wanted[8 * BLOCK :]
+    assert {task.prompt for task in first} == set(prompts[:BLOCK])
+    assert [task.prompt for task in last] == prompts[BLOCK:] * 8
+    assert [task.budget for task in last[:8:2]] == [STEPS * CANDIDATES] * 2 + [80, 160]
+    assert [task.family for task in last] == ["flow"] * 8 + ["eps"] * 8
+    assert len({(task.family, *task.key) for task in wanted}) == len(wanted)
+
+
+def test_inner_steps_count_for_glass_alone() -> None:
+    plain, more = Method("smc", "smc"), Method("smc", "smc", given=(("inner", 9),))
+    assert plain.settings["transition"] != "glass" and plain.made_with == more.made_with
+    glass = [Method("g", "smc", given=(("transition", "glass"), ("inner", inner))).made_with for inner in (1, 9)]
+    assert len({plain.made_with, *glass}) == 3
 
 
 def test_a_result_counts_for_the_settings_it_was_made_with() -> None:

@@ -100,9 +100,10 @@ def test_the_browser_that_queued_it_hears_how_the_search_goes(server: HostServer
         news = listener.of_type("noise_search.news")
         assert bystander.of_type("noise_search.news") == []
     assert len(news) >= 2 and news[0]["images"] == 0 and news[0]["best"] is None
-    counts, bests = [each["images"] for each in news[1:]], [each["best"] for each in news[1:]]
+    later = [each for each in news if each["images"]]
+    counts, bests = [each["images"] for each in later], [each["best"] for each in later]
     assert counts == sorted(counts) and 1 <= counts[0] and counts[-1] <= 40 and bests == sorted(bests)
-    assert all(each["node_id"] == node and each["seconds_per_nfe"] > 0 for each in news[1:])
+    assert all(each["node_id"] == node and each["seconds_per_nfe"] > 0 for each in later)
     [shown] = server.wait(prompt_id)["outputs"][node]["noise_search"]
     assert len(news) <= 2 + 4 * (shown["seconds"] + 2)  # a few in a second
 

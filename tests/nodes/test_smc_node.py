@@ -61,12 +61,14 @@ def test_presets_are_the_first_choices_and_complete(name: str) -> None:
     assert [option.key for option in combo.options] == [*PRESETS, "custom"]
     assert chosen(name).settings == PRESETS[name] and chosen(name).name == "smc" and chosen(name).acts_midway
     assert chosen(name).guides == (name == "guided")
-    assert tiny.execute(ParticleSearch).args[0].settings == PRESETS["tuned"]
 
 
 def test_an_unknown_preset_is_refused() -> None:
-    with pytest.raises(SearchError, match="preset 'FKS'; expected one of tuned, guided, FK"):
+    with pytest.raises(SearchError, match="preset: got 'FKS'; expected one of tuned, guided, FK"):
         chosen("FKS")
+    for nothing in (None, {}):  # what the host passes of a choice that it does not know
+        with pytest.raises(SearchError, match="preset: got none that is known; expected one of tuned, guided, FK"):
+            tiny.execute(ParticleSearch, preset=nothing)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -168,7 +168,8 @@ def test_memory_that_runs_out_on_the_way_back_halves_what_goes_together() -> Non
     budget, sampler = Budget(nfe=54), Counting()
     expected = search("guided", Counting(), budget, linear(), batch=4)
     report = search("guided", sampler, budget, Large("linear", lambda clean: clean @ WEIGHTS), batch=4)
-    assert report.curve() == expected.curve()
+    # products of fewer rows at once may be rounded otherwise, in the last digit
+    assert report.curve() == [pytest.approx(point, rel=1e-12) for point in expected.curve()]
     assert [note for note in report.notes if "out of memory" in note] == [
         "verifier: out of memory at NFE 10, batch 4 -> 2"
     ]

@@ -177,7 +177,7 @@ def test_recipes_say_where_the_random_steps_begin_and_keep_the_start_noise() -> 
         draw = lambda seed: torch.full((1,), float(seed), dtype=torch.float64)  # noqa: E731
         assert torch.equal(recipe.noise(draw), plain.noise(draw))
         branches = len(e.recipe) - 1
-        assert describe(e.recipe) == f"seed {plain.seed}, {branches} branches"
+        assert describe(e.recipe) == f"seed {plain.seed}, {branches} branch{'es' * (branches > 1)}"
     with pytest.raises(SearchError, match="operation 1 .step.: got from=None"):
         Recipe.from_json('[{"op": "seed", "seed": 1}, {"op": "step", "seed": 2}]')
 
