@@ -67,7 +67,8 @@ def test_it_equals_transformers(folder: Path, soft: Tensor) -> None:
     logits = by_transformers(folder, soft)
     for number in range(6):
         scores = load_image_classifier(str(folder), str(number)).score(soft, "")
-        assert torch.allclose(scores, logits[:, number], rtol=0, atol=1e-6)
+        # logits of up to 2 in float32, which processors add up in orders of their own
+        assert float((scores - logits[:, number]).abs().max()) < 5e-6
     assert logits.std(dim=0).max() > 1e-3
 
 
