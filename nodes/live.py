@@ -27,7 +27,7 @@ from server import PromptServer
 from ..search.report import Evaluation, Kept, SearchReport
 from ..search.watcher import Watcher
 from . import provenance
-from .pick_node import Origin
+from .origin import Origin
 
 PREVIEW_PIXELS = 512
 NO_WINNER = "no_winner.png"
@@ -171,10 +171,9 @@ class LiveSearch(Watcher):
         """Show and save the new best."""
         self.best = kept.evaluation
         picture, texts = to_picture(kept.picture), provenance.texts(self.hidden, kept.evaluation)
-        latent, *_ = self.origin.outputs(kept)
         with _kept_going():
             save_picture(picture, self.folder / "best.png", texts)
-            save_latent(latent["samples"], self.folder / "best.latent", texts)
+            save_latent(self.origin.put_out(kept)["samples"], self.folder / "best.latent", texts)
             (self.folder / NO_WINNER).unlink(missing_ok=True)
         self.bar.update_absolute(self.bar.current, self.bar.total, ("JPEG", picture, PREVIEW_PIXELS))
 

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..search.errors import SearchError
 from ..search.recipe import describe
 from ..search.report import Evaluation, Kept, SearchReport
+from ..search.words import some
 
 DOT, TRIAL, LEAD, HELD_OUT = "#6f97d2", "#9bd0a5", "#1f4e9c", "#c2571a"
 LINES = 6  # of a caption's text: what Axes finds may have a recipe as long as the search
@@ -118,8 +119,7 @@ def _why_empty(report: SearchReport) -> str:
 
 
 def _counted(report: SearchReport) -> str:
-    count = len(report.finished)
-    return f"{count} {'candidate' if report.nfe else 'image'}{'s' * (count != 1)}"
+    return some(len(report.finished), "candidate" if report.nfe else "image")
 
 
 def contact_sheet(report: SearchReport, columns: int, cell: int) -> torch.Tensor:

@@ -20,7 +20,7 @@ from .candidates import WiredCandidates, candidates_around
 from .guided_sampler import GuidedSampler
 from .live import FINISH, LiveSearch
 from .noise import packed
-from .pick_node import Origin
+from .origin import Origin
 from .prompt_text import prompt_of
 from .provenance import announce
 

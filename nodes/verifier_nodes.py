@@ -16,6 +16,7 @@ from ..search.errors import SearchError
 from ..search.recipe import Recipe
 from ..search.report import Evaluation, Kept, SearchReport, ranked
 from ..search.types import NAN, Row
+from ..search.words import some
 from ..verifiers import METHODS, SCALES, VERIFIERS, VerifierEnsemble
 from ..verifiers.notes import notes_on
 from . import sockets
@@ -201,11 +202,9 @@ def returned(report: SearchReport, keep: int, minimum: float) -> list[int]:
     if keep < 1 and minimum <= NO_MINIMUM:
         return best + [e.id for e in report.evaluations if not e.can_win]
     if not best:
-        verdicts = [e.verdict for e in report.evaluations]
         raise SearchError(
-            f"keep, minimum: no image is left: of {len(verdicts)}, verifier {report.settings['verifier']} could not "
-            f"judge {verdicts.count('not judged')} (NaN) and vetoed {verdicts.count('vetoed')}; change the verifier or "
-            "its vetoes, or set keep to 0 and minimum to -1000000 to have them all"
+            f"keep, minimum: no image is left: {report.why_none_wins}; change the verifier or its vetoes, or set keep "
+            "to 0 and minimum to -1000000 to have them all"
         )
     enough = [id for id in best if minimum <= NO_MINIMUM or report.evaluations[id].score >= minimum]
     if not enough:
@@ -276,8 +275,3 @@ def numbers(widget_name: str, text: str, count: int, missing: float) -> list[flo
         return [missing if word == "-" else float(word) for word in words]
     except ValueError:
         raise SearchError(f"{widget_name}: got {text!r}; expected numbers such as 1, 0.5 (- = none)") from None
-
-
-def some(count: int, noun: str) -> str:
-    """So many of something: '1 image', '2 images'."""
-    return f"{count} {noun}{'s' * (count != 1)}"

@@ -268,15 +268,12 @@ class Driver:
         """The report with the best candidates in it. Raises SearchError when there is none."""
         self.report.top = self.shown(self.podium.top())
         if not self.report.top:
-            verdicts = [e.verdict for e in self.report.finished]
-            if not verdicts:
+            if not self.report.finished:
                 raise SearchError(
                     f"budget: {self.report.stopped} was reached before one candidate was finished; raise that limit"
                 )
             raise SearchError(
-                f"no candidate can win: of {len(verdicts)}, verifier {self.verifier.name} could not judge "
-                f"{verdicts.count('not judged')} (NaN) and vetoed {verdicts.count('vetoed')}; "
-                "change the verifier or its veto threshold"
+                f"no candidate can win: {self.report.why_none_wins}; change the verifier or its veto threshold"
                 + (f"; what came nearest is in {self.nearest_file}" if self.nearest_file else "")
             )
         return self.report

@@ -22,6 +22,7 @@ from .curves import curve_of
 from .errors import SearchError
 from .halving_plan import Curve
 from .types import NAN, Verifier
+from .words import some
 
 #: Where the first and the last look are taken, as shares of the steps.
 FIRST, LAST = 0.2, 0.9
@@ -174,7 +175,7 @@ class Measured:
 
     def table(self) -> str:
         """The measurement as lines for people."""
-        head = f"{self.verifier}: {self.candidates} candidates, {self.prompts} prompt{'s' * (self.prompts > 1)}"
+        head = f"{self.verifier}: {some(self.candidates, 'candidate')}, {some(self.prompts, 'prompt')}"
         used = self.curve()
         rows = [f"{s:10.0%}{x:10.2f}{used.at(s):10.2f}" for s, x in zip(self.shares, self.seen, strict=True)]
         return "\n".join([head, f"{'steps done':>10}{'seen':>10}{'planned':>10}", *rows])

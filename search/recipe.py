@@ -37,6 +37,7 @@ from torch import Tensor
 
 from .bands import low_band, with_low_band
 from .errors import SearchError
+from .words import some
 
 Operation = dict[str, Any]
 FIELDS: dict[str, dict[str, type]] = {
@@ -306,10 +307,10 @@ def describe(operations: Sequence[Operation]) -> str:
     renoised = sum(o["op"] == "renoise" for o in operations)
     branches = sum(o["op"] == "step" for o in operations)
     guides = sum(len(o["seeds"]) for o in operations if o["op"] == "guide")
-    text += f", {moves} move{'s' * (moves > 1)}" if moves else ""
+    text += f", {some(moves, 'move')}" if moves else ""
     text += f", re-noised {f'{renoised} times' if renoised > 1 else 'once'}" if renoised else ""
-    text += f", guided by {guides} lookahead{'s' * (guides > 1)}" if guides else ""
-    text += f", {branches} branch{'es' * (branches > 1)}" if branches else ""
+    text += f", guided by {some(guides, 'lookahead')}" if guides else ""
+    text += f", {some(branches, 'branch')}" if branches else ""
     steps = [o["seed"] for o in operations if o["op"] == "step_noise"]
     text += f", step noise {steps[-1]}" if steps else ""
     for kind in ("cfg", "guidance"):

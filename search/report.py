@@ -122,6 +122,15 @@ class SearchReport:
         return [e for e in self.evaluations if e.can_win]
 
     @property
+    def why_none_wins(self) -> str:
+        """What became of the candidates where none of them can win."""
+        verdicts = [e.verdict for e in self.finished]
+        return (
+            f"of {len(verdicts)}, verifier {self.settings['verifier']} could not judge "
+            f"{verdicts.count('not judged')} (NaN) and vetoed {verdicts.count('vetoed')}"
+        )
+
+    @property
     def agreements(self) -> list[Agreement]:
         """How alike the verifiers rank the candidates."""
         return agreements(self.judged)

@@ -81,6 +81,3 @@ def _around(middle: float, side: float, size: int) -> tuple[int, int]:
     length = min(size, math.ceil(side - 1e-6))
     start = min(max(0, round(middle - length / 2)), size - length)
     return start, start + length
-
-
-__all__ = ["RegionVerifier"]

@@ -107,15 +107,19 @@ def panel(page: Any, node: str = SEARCH) -> tuple[Any, Any]:
     return page.locator("button.noise-search-finish"), page.locator(".noise-search-result")
 
 
+def set_widget(page: Any, name: str, value: int) -> None:
+    """Set a widget of the search in the open first template."""
+    page.evaluate(
+        """([id, name, value]) => {
+          app.rootGraph.getNodeById(id).widgets.find((w) => w.name === name).value = value;
+        }""",
+        [SEARCH, name, value],
+    )
+
+
 def endless(page: Any) -> None:
     """Let the search of the open first template run until it is ended."""
-    page.evaluate(
-        """(id) => {
-          const widget = app.rootGraph.getNodeById(id).widgets.find((w) => w.name === "max_candidates");
-          widget.value = 100000;
-        }""",
-        SEARCH,
-    )
+    set_widget(page, "max_candidates", 100000)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -388,9 +392,7 @@ def test_an_error_inside_a_subgraph_is_shown_there(opened: Opener, server: HostS
 def test_a_search_that_refuses_its_inputs_says_why(opened: Opener, server: HostServer) -> None:
     page = opened(False)
     load(page, server, "first_search")
-    page.evaluate(
-        "(id) => { app.rootGraph.getNodeById(id).widgets.find((w) => w.name === 'max_candidates').value = 0; }", SEARCH
-    )
+    set_widget(page, "max_candidates", 0)
     _, text = panel(page)
     queue(page)
     sync_api.expect(text).to_contain_text("max_candidates", timeout=TIMEOUT)
@@ -436,9 +438,7 @@ def test_a_page_that_is_opened_again_goes_on_to_say_how_the_search_goes(opened: 
 def test_the_files_of_a_search_bring_its_graph_back(opened: Opener, server: HostServer) -> None:
     page = opened(False)
     load(page, server, "first_search")
-    page.evaluate(
-        "(id) => { app.rootGraph.getNodeById(id).widgets.find((w) => w.name === 'max_candidates').value = 3; }", SEARCH
-    )
+    set_widget(page, "max_candidates", 3)
     before = json.loads(page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)"))
     count = page.evaluate("() => app.rootGraph.nodes.length")
     queue(page)
@@ -482,9 +482,7 @@ def test_a_cancelled_search_says_where_its_files_are(opened: Opener, server: Hos
 def test_a_search_that_is_cancelled_before_its_first_image_promises_none(opened: Opener, server: HostServer) -> None:
     page = opened(False)
     load(page, server, "first_search")
-    page.evaluate(
-        "(id) => { app.rootGraph.getNodeById(id).widgets.find((w) => w.name === 'steps').value = 10000; }", SEARCH
-    )
+    set_widget(page, "steps", 10000)
     _, text = panel(page)
     queue(page)
     sync_api.expect(text).to_have_text(re.compile(r"^searching: \d{2,} "), timeout=TIMEOUT)
