@@ -273,13 +273,13 @@ class Worker:
         clip, classifier = (each.verifier for each in demo_ensemble().members)
         if joined:
             share(clip.module, "clip", "embed_images")
-            share(classifier.module, "classifier")
+            share(classifier.module.to(memory_format=torch.channels_last), "classifier")
         members = [Timed(each, self.clock, {"score": "verifier"}) for each in (clip, classifier)]
         self.ensemble, self.judge = VerifierEnsemble(members), demo_judge()
         self.load: Callable[[str], DemoWorld] = load_demo_world
         self.thin = vae.narrow(vae.load(paths.VAE)).taesd_decoder
         if joined:
-            share(self.thin, "decoder")
+            share(self.thin.to(memory_format=torch.channels_last), "decoder")
         self.worlds: dict[str, DemoWorld] = {}
 
     def world(self, family: str) -> Any:

@@ -17,6 +17,7 @@ from .space import Candidates, Space
 from .spending import Stop
 from .types import Algorithm, Plan, Sampler, Search, Verifier
 from .watcher import Watcher
+from .words import some
 
 
 def run(
@@ -128,6 +129,14 @@ def run(
     driver.finish_open_rows()
     if driver.has_time():
         _drive(driver, random_search(space, driver.plan))
+    own = [
+        e for e in report.evaluations if e.candidate is None or e.recipe != candidates.recipe(e.candidate).operations
+    ]
+    if algorithm.search is not random_search and not own:
+        report.note(
+            f"{algorithm.name}: the search ended before any step of its own: {some(len(report.finished), 'image')} of "
+            "fresh noises, as Random makes them; raise the budget, or lower what the settings spend on fresh noises"
+        )
     return driver.result()
 
 

@@ -116,6 +116,20 @@ def test_the_same_seeds_give_the_identical_ledger(name: str, flow: bool, order: 
     )
 
 
+@EVERY
+def test_a_note_says_when_the_budget_ended_what_is_random_search_by_another_name(
+    name: str, flow: bool, order: int
+) -> None:
+    for candidates in (1, 2, 5, 20):
+        sampler = Counting(flow, order)
+        budget = Budget(nfe=candidates * (sampler.cost(sampler.sigmas) or 0))
+        random, report = (search(each, Counting(flow, order), budget) for each in ("random", name))
+        shown, by_random = ([(e.recipe, e.sigma, e.score) for e in each.evaluations] for each in (report, random))
+        said = [note for note in report.notes if note.startswith(f"{name}: the search ended before any step of its ")]
+        assert len(said) == (name != "random" and shown == by_random[: len(shown)])
+        assert all("as Random makes them; raise the budget, or lower" in note for note in said)
+
+
 @NAMES
 def test_neighbouring_user_seeds_share_no_seed_of_any_operation(name: str) -> None:
     seen: dict[int, int] = {}
@@ -303,9 +317,7 @@ def test_ranks_of_one_verifier_find_what_the_verifier_finds(name: str) -> None:
 
 def test_smc_by_ranks_of_one_verifier_finds_as_much_as_by_the_verifier() -> None:
     def found(verifier: Verifier) -> float:
-        reports = [
-            search("smc", Counting(steps=20), Budget(nfe=320), verifier, first_seed=i, seed=i) for i in range(6)
-        ]
+        reports = [search("smc", Counting(steps=20), Budget(nfe=320), verifier, first_seed=i, seed=i) for i in range(6)]
         return sum(report.best.evaluation.parts["first"] for report in reports if report.best) / 6
 
     plain, ranks = found(first()), found(VerifierEnsemble([first()], "rank_mean"))
