@@ -23,7 +23,7 @@ def _schema(name: str, title: str, description: str, inputs: list[io.Input]) -> 
         category=f"{sockets.CATEGORY}/algorithms",
         description=description,
         inputs=inputs,
-        outputs=[sockets.SearchAlgorithm.Output(display_name="algorithm")],
+        outputs=[sockets.SearchAlgorithm.Output(display_name="algorithm", tooltip="For algorithm of a search.")],
     )
 
 

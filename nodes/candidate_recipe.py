@@ -33,9 +33,9 @@ class CandidateFromRecipe(io.ComfyNode):
                                tooltip="The cfg of the search, for recipes that do not name one."),
             ],
             outputs=[
-                io.Noise.Output(display_name="noise"),
-                io.Conditioning.Output(display_name="positive"),
-                io.Float.Output(display_name="cfg"),
+                io.Noise.Output(display_name="noise", tooltip="Its start noise, for SamplerCustomAdvanced."),
+                io.Conditioning.Output(display_name="positive", tooltip="positive, as the search changed it."),
+                io.Float.Output(display_name="cfg", tooltip="The search's own, or else cfg."),
             ],
         )  # fmt: skip
 

@@ -78,7 +78,7 @@ class NoiseCandidate(io.ComfyNode):
                 ),
                 io.Noise.Input("noise", optional=True, tooltip="Search around this noise. It is candidate 0."),
             ],
-            outputs=[sockets.NoiseCandidates.Output(display_name="candidates")],
+            outputs=[sockets.NoiseCandidates.Output(display_name="candidates", tooltip="For candidates of a search.")],
         )  # fmt: skip
 
     @classmethod
@@ -102,7 +102,7 @@ class NoiseFromRecipe(io.ComfyNode):
             inputs=[
                 io.String.Input("recipe", multiline=True, default="", tooltip='For example [{"op": "seed", "seed": 7}]')
             ],
-            outputs=[io.Noise.Output()],
+            outputs=[io.Noise.Output(tooltip="For SamplerCustomAdvanced, or noise of Noise Candidate.")],
         )
 
     @classmethod

@@ -58,7 +58,7 @@ class MeasureCurve(io.ComfyNode):
                 io.String.Output(display_name="table", tooltip="The same for people."),
                 io.Latent.Output(display_name="latent", tooltip="The best candidate."),
                 io.Image.Output(display_name="image", tooltip="The best candidate."),
-                sockets.SearchReport.Output(display_name="report"),
+                sockets.report_output(),
             ],
             hidden=HIDDEN,
             not_idempotent=True,

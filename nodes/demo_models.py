@@ -74,7 +74,7 @@ class LoadDemoTextEncoder(io.ComfyNode):
             category=f"{sockets.CATEGORY}/demo",
             description="The text encoder of the tiny demo world in this pack: pictures of coloured shapes.",
             inputs=[],
-            outputs=[io.Clip.Output()],
+            outputs=[io.Clip.Output(tooltip="For CLIP Text Encode, with the demo models.")],
         )
 
     @classmethod

@@ -38,7 +38,7 @@ class PickFromReport(io.ComfyNode):
                                 "its images."),
                 io.Noise.Output(display_name="noise", tooltip="Its start noise, for SamplerCustomAdvanced."),
                 io.Int.Output(display_name="seed", tooltip="Its seed, for KSampler, where it has one."),
-                io.Float.Output(display_name="score"),
+                io.Float.Output(display_name="score", tooltip="What the verifier of its search said of it."),
             ],
         )  # fmt: skip
 

@@ -29,7 +29,7 @@ class RegionVerifierNode(io.ComfyNode):
                                tooltip="How much of the surroundings belongs to it, on every side: a share of the "
                                "box's longer side. The region is as square as the picture allows."),
             ],
-            outputs=[sockets.Verifier.Output(display_name="verifier")],
+            outputs=[sockets.verifier_output()],
         )  # fmt: skip
 
     @classmethod

@@ -32,7 +32,7 @@ class SearchReportPlot(io.ComfyNode):
                 io.Int.Input("width", default=960, min=320, max=4096, optional=True, tooltip="Pixels."),
                 io.Int.Input("height", default=540, min=240, max=4096, optional=True, tooltip="Pixels."),
             ],
-            outputs=[io.Image.Output()],
+            outputs=[io.Image.Output(tooltip="The picture, for Preview or Save Image.")],
         )
 
     @classmethod
@@ -62,7 +62,7 @@ class ContactSheet(io.ComfyNode):
                     tooltip="Pixels of the longer side of a picture.",
                 ),
             ],
-            outputs=[io.Image.Output()],
+            outputs=[io.Image.Output(tooltip="The picture, for Preview or Save Image.")],
         )
 
     @classmethod
@@ -87,7 +87,7 @@ class SaveSearchReport(io.ComfyNode):
                     tooltip="Name in the output folder; a number is added, and nothing is overwritten.",
                 ),
             ],
-            outputs=[io.String.Output(display_name="json_path")],
+            outputs=[io.String.Output(display_name="json_path", tooltip="Where the JSON file is.")],
             is_output_node=True,
         )
 

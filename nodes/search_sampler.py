@@ -85,8 +85,8 @@ def search_outputs() -> list[io.Output]:
         io.Image.Output(display_name="images", tooltip="The top k, best first."),
         io.Noise.Output(display_name="noise", tooltip="The winner's start noise, for SamplerCustomAdvanced."),
         io.Int.Output(display_name="seed", tooltip="The winner's seed, for KSampler, where it has one."),
-        io.Float.Output(display_name="score"),
-        sockets.SearchReport.Output(display_name="report"),
+        io.Float.Output(display_name="score", tooltip="The winner's, by verifier."),
+        sockets.report_output(),
     ]
 
 

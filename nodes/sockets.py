@@ -19,6 +19,19 @@ SearchAlgorithm = io.Custom("SEARCH_ALGORITHM")
 SearchReport = io.Custom("SEARCH_REPORT")
 
 
+def report_output() -> io.Output:
+    """The report of a search, as every node that makes one gives it."""
+    return SearchReport.Output(
+        display_name="report", tooltip="Every candidate with its scores: for Search Report Plot, Contact Sheet, "
+        "Pick From Report, Seed Probe and Save Search Report."
+    )  # fmt: skip
+
+
+def verifier_output() -> io.Output:
+    """A verifier, as every node that makes one gives it."""
+    return Verifier.Output(display_name="verifier", tooltip="For verifier or held_out of a search, and Score Images.")
+
+
 def check_verifier(name: str, verifier: Any) -> None:
     """Refuse what cannot score: it came in through the input called `name`."""
     if not isinstance(getattr(verifier, "name", None), str) or not callable(getattr(verifier, "score", None)):

@@ -77,7 +77,7 @@ class VerifierNode(io.ComfyNode):
             description="Scores images; bigger is better. "
             + " ".join(f"{k.name}: {k.description}" for k in VERIFIERS.values()),
             inputs=[io.DynamicCombo.Input("verifier", options=options, tooltip="Which verifier; its settings follow.")],
-            outputs=[sockets.Verifier.Output(display_name="verifier")],
+            outputs=[sockets.verifier_output()],
         )
 
     @classmethod
@@ -123,7 +123,7 @@ class VerifierEnsembleNode(io.ComfyNode):
                                tooltip="Mean and standard deviation behind z_score and worst_case. fixed: those that "
                                "each verifier brings. pool: those of the candidates so far."),
             ],
-            outputs=[sockets.Verifier.Output(display_name="verifier")],
+            outputs=[sockets.verifier_output()],
         )  # fmt: skip
 
     @classmethod
@@ -167,7 +167,7 @@ class ScoreImages(io.ComfyNode):
                                 "with them."),
             ],
             outputs=[
-                io.Image.Output(display_name="sorted"),
+                io.Image.Output(display_name="sorted", tooltip="The best first."),
                 io.Float.Output(
                     display_name="scores", is_output_list=True, tooltip="In the order of the sorted images."
                 ),

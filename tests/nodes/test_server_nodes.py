@@ -49,6 +49,13 @@ def test_a_node_is_listed_with_its_names_and_a_tooltip_on_every_widget(server: H
     assert silent == []
 
 
+@pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
+def test_every_output_says_what_it_is(server: HostServer, node: Any) -> None:
+    info = server.object_info(schema_of(node).node_id)
+    said = info["output_tooltips"] or []
+    assert len(said) == len(info["output"]) and all(said)
+
+
 def test_every_node_has_its_help_page(server: HostServer) -> None:
     for node in NODES:
         page = server.get(f"/extensions/{PACK.name}/docs/{schema_of(node).node_id}.md").decode()
