@@ -25,6 +25,8 @@ Prompts are those of demo/prompts.txt on which nothing was tuned, then fresh one
 is the mean distance between the finished pictures of a search (8 x 8 means of pixels; 64 pictures at most), over that
 of as many plain seeds. Seconds are processor seconds of one thread, so that other programs do not count; the decoder
 runs without the channels that are zero in its file, which changes no bit of a picture and makes it 4 times as fast.
+Searches that are `--joined` share forwards and have their pictures' networks in channels-last order, which changes
+results by rounding alone; their records have no seconds.
 "rest" is the search's loop, the exact judge, and whatever else an algorithm does.
 
 NFE leave out what looks on the way cost. "With looks charged" is the efficiency by cost instead: every picture, on the
