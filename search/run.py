@@ -129,10 +129,7 @@ def run(
     driver.finish_open_rows()
     if driver.has_time():
         _drive(driver, random_search(space, driver.plan))
-    own = [
-        e for e in report.evaluations if e.candidate is None or e.recipe != candidates.recipe(e.candidate).operations
-    ]
-    if algorithm.search is not random_search and not own:
+    if algorithm.search is not random_search and _all_fresh(report, candidates):
         report.note(
             f"{algorithm.name}: the search ended before any step of its own: {some(len(report.finished), 'image')} of "
             "fresh noises, as Random makes them; raise the budget, or lower what the settings spend on fresh noises"
@@ -157,6 +154,13 @@ def _drive(driver: Driver, search: Search) -> None:
     finally:
         search.close()
         report.seconds = driver.spending.seconds
+
+
+def _all_fresh(report: SearchReport, candidates: Candidates) -> bool:
+    """Whether every evaluation is what random search makes: the image of the next fresh noise."""
+    return all(
+        e.candidate is not None and e.recipe == candidates.recipe(e.candidate).operations for e in report.evaluations
+    )
 
 
 def _check_gradient(algorithm: Algorithm, sampler: Sampler, verifier: Verifier) -> None:

@@ -317,7 +317,9 @@ def test_ranks_of_one_verifier_find_what_the_verifier_finds(name: str) -> None:
 
 def test_smc_by_ranks_of_one_verifier_finds_as_much_as_by_the_verifier() -> None:
     def found(verifier: Verifier) -> float:
-        reports = [search("smc", Counting(steps=20), Budget(nfe=320), verifier, first_seed=i, seed=i) for i in range(6)]
+        reports = [
+            search("smc", Counting(steps=20), Budget(nfe=320), verifier, first_seed=i, seed=i) for i in range(6)
+        ]
         return sum(report.best.evaluation.parts["first"] for report in reports if report.best) / 6
 
     plain, ranks = found(first()), found(VerifierEnsemble([first()], "rank_mean"))
