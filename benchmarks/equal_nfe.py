@@ -17,9 +17,9 @@ resample, in favour of the yardstick. Intervals are 95 %, from a bootstrap over 
 the resampled prompts. There are none for fewer than 10 prompts.
 
 Some seeds are better than others on all prompts alike, so every prompt has a seed of its own. The first 48 prompts were
-searched with one seed for all before that was seen, which makes intervals somewhat too narrow (much where a row has few
-others); the column "own seeds" leaves them out. How lucky the seeds were shows in the rows "with the searches' own seeds":
-best-of-N of those very noises.
+searched with one seed for all before that was seen, which makes intervals somewhat too narrow (much so where a row has
+few others); the column "own seeds" leaves them out. How lucky the seeds were shows in the rows "with the searches' own
+seeds": best-of-N of those very noises.
 
 Prompts are those of demo/prompts.txt on which nothing was tuned, then fresh ones by the demo's own generator. Diversity
 is the mean distance between the finished pictures of a search (8 x 8 means of pixels; 64 pictures at most), over that
@@ -534,7 +534,7 @@ def details(found: Found, budget: int) -> Iterator[str]:
 def text_of(family: str, found: Found) -> str:
     """The tables of one model as Markdown."""
     lines = [
-        f"{family}: {len(found.prompts)} prompts, or as many as the table says; {STEPS} steps, CFG {CFG:g}, euler unless "
+        f"{family}: {len(found.prompts)} prompts, or as many as a row says; {STEPS} steps, CFG {CFG:g}, euler unless "
         "said otherwise; searched score = CLIPScore + classifier, held-out score = exact judge (share of clauses met); "
         "95 % intervals.",
         "",
