@@ -46,11 +46,11 @@ def results_file(family: str) -> Path:
     return RESULTS / f"pass_rate_{family}.jsonl"
 
 
-def prompt_seed(prompt: str) -> int:
+def prompt_seed(prompt: str, number: int = 0) -> int:
     """A seed of the prompt's own: some seeds are good for all prompts alike, and would favour a search on them all."""
     from ..search.seeds import child_seed
 
-    return child_seed(SEED, prompt, 0)
+    return child_seed(SEED, prompt, number)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

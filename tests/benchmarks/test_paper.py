@@ -8,6 +8,7 @@ import torch
 from pack.benchmarks.paper import (
     FEWEST,
     LARGE,
+    ONE_SEED,
     RANDOM,
     RANDOM_LARGE,
     RUNS,
@@ -77,6 +78,14 @@ def test_prompts_and_classes_come_in_turns_and_each_once() -> None:
     assert len(made) == len(set(made)) == 2 + 2 * len(CLASSES)
     assert len({run.key for run in RUNS}) == len(RUNS)
     assert len(set(tasks(made))) == len(made) * len(RUNS)
+
+
+def test_all_searches_but_the_first_of_all_have_seeds_of_their_own() -> None:
+    made = jobs([str(i) for i in range(2 * ONE_SEED)], repeats=3)
+    for kind, first in (("text", ONE_SEED), ("class", len(CLASSES))):
+        seeds = [seed for each, _, seed in made if each == kind]
+        assert set(seeds[:first]) == {0}
+        assert len(set(seeds[first:])) == len(seeds) - first > 0
 
 
 def test_flops_are_two_for_each_product_and_grow_with_the_model() -> None:
