@@ -47,7 +47,10 @@ def results_file(family: str) -> Path:
 
 
 def prompt_seed(prompt: str, number: int = 0) -> int:
-    """A seed of the prompt's own: some seeds are good for all prompts alike, and would favour a search on them all."""
+    """A seed of the prompt's own: some seeds are good for all prompts alike, and would favour a search on them all.
+
+    `number` tells several searches for a prompt apart.
+    """
     from ..search.seeds import child_seed
 
     return child_seed(SEED, prompt, number)
